@@ -1,0 +1,170 @@
+"""The delta-rule layer: its parts against the equation, and parity, which needs a negative eigenvalue."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from everlearn.layers import DeltaMemory, SwiGLU
+from everlearn.layers.delta_net import unit
+from everlearn.ops.delta_rule.naive import delta_rule
+
+DIM, HEADS = 12, 3
+
+
+def literal(layer: DeltaMemory, x: torch.Tensor) -> torch.Tensor:
+    """One row: convolution, gates and norms written out, the recurrence token by token."""
+    size = DIM // HEADS
+    inputs = F.pad(x @ layer.qkv.weight.T, (0, 0, layer.conv_width - 1, 0))
+    mixed = torch.stack([(inputs[t : t + layer.conv_width] * layer.conv).sum(0) for t in range(len(x))])
+    q, k, v = (mixed * torch.sigmoid(mixed)).view(1, len(x), 3, HEADS, size).unbind(2)
+    logits = x @ layer.gates.weight.T + layer.gates.bias
+    alpha = torch.sigmoid(logits[:, HEADS:])
+    eta = (1 + alpha) * torch.sigmoid(logits[:, :HEADS])
+    q, k = (part / (part.square().sum(-1, keepdim=True) + 1e-6).sqrt() for part in (q, k))
+    y, _ = delta_rule(q, k, v, eta[None], alpha.log()[None], layer.init_memory[None])
+    y = y[0] / (y[0].square().mean(-1, keepdim=True) + 1e-5).sqrt() * layer.norm.weight
+    return y.flatten(1) @ layer.out.weight.T
+
+
+def test_equals_the_equation_written_out():
+    torch.manual_seed(0)
+    layer = DeltaMemory(DIM, HEADS).double()
+    with torch.no_grad():
+        layer.init_memory.normal_()
+        layer.norm.weight.uniform_(0.5, 1.5)
+        layer.gates.weight.mul_(20)
+    x = torch.randn(1, 40, DIM, dtype=torch.float64)
+    assert torch.allclose(layer(x)[0][0], literal(layer, x[0]), rtol=0, atol=1e-12)
+
+
+def test_state_names_and_the_start_from_the_learned_memory():
+    torch.manual_seed(0)
+    layer = DeltaMemory(DIM, HEADS)
+    nn.init.normal_(layer.init_memory)
+    x = torch.randn(2, 6, DIM)
+    _, state = layer(x)
+    assert {n: tuple(t.shape) for n, t in state.memory.items()} == {"S": (2, HEADS, 4, 4)}
+    assert {n: tuple(t.shape) for n, t in state.context.items()} == {"conv": (2, 3, 3 * DIM)}
+    assert torch.equal(state.context["conv"], layer.qkv(x)[:, -3:])
+    _, state = layer(x, None, torch.zeros(2, 6, dtype=torch.bool))
+    assert torch.equal(state.memory["S"], layer.init_memory.expand(2, -1, -1, -1))
+    assert state.context["conv"].abs().max() == 0
+
+
+def test_gates_start_where_the_docstring_says():
+    layer = DeltaMemory(DIM, HEADS, alpha_bias=5.0)
+    eta, log_alpha = layer._gates(torch.zeros(1, 1, DIM))
+    alpha = torch.sigmoid(torch.tensor(5.0))
+    assert torch.allclose(log_alpha.exp(), alpha) and torch.allclose(eta, (1 + alpha) / 2)
+    for bias, tokens in ((4.0, 38), (5.0, 100), (7.0, 760)):
+        assert abs(torch.sigmoid(torch.tensor(bias, dtype=torch.float64)) ** tokens - 0.5) < 0.015
+
+
+def test_unit_never_exceeds_one_and_is_smooth_at_zero():
+    x = torch.cat([torch.zeros(1, 8), torch.randn(50, 8) * torch.logspace(-6, 3, 50)[:, None]]).requires_grad_()
+    y = unit(x)
+    assert (y.norm(dim=-1) <= 1 + 1e-6).all() and torch.allclose(y[-20:].norm(dim=-1), torch.ones(20), atol=1e-4)
+    y.sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().max() < 1e4
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="num_heads 5 does not divide dim 12"):
+        DeltaMemory(12, 5)
+    with pytest.raises(ValueError, match="conv_width 0"):
+        DeltaMemory(12, 3, conv_width=0)
+
+
+class Tagger(nn.Module):
+    """One block between an embedding and a read-out, the smallest model that can be asked for a language."""
+
+    def __init__(self, vocabulary: int, outputs: int, **options) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(vocabulary, 64), nn.Linear(64, outputs)
+        self.mixer, self.mlp = DeltaMemory(64, 2, **options), SwiGLU(64, 128)
+        self.norms = nn.ModuleList(nn.RMSNorm(64) for _ in range(3))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        x = x + self.mixer(self.norms[0](x))[0]
+        x = x + self.mlp(self.norms[1](x))
+        return self.head(self.norms[2](x))
+
+
+def gated_delta_net_gates(layer: DeltaMemory, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The negative control: alpha (I - eta k k^T) with eta <= 1, whose eigenvalues are never negative."""
+    eta, alpha = layer.gates(x).chunk(2, -1)
+    return torch.sigmoid(alpha) * torch.sigmoid(eta), F.logsigmoid(alpha)
+
+
+def parity(rows: int, length: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random bits, the parity of each prefix, and every position counted."""
+    bits = torch.randint(0, 2, (rows, length), generator=generator)
+    return bits, bits.cumsum(1) % 2, torch.ones(rows, length, dtype=torch.bool)
+
+
+def recall(rows: int, length: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Key, value, key, value; 16 keys with values drawn per row; counted where a key comes again."""
+    keys = torch.randint(0, 16, (rows, length // 2), generator=generator)
+    values = torch.randint(0, 16, (rows, 16), generator=generator).gather(1, keys)
+    again = torch.stack([(keys[:, :i] == keys[:, i : i + 1]).any(1) for i in range(length // 2)], 1)
+    nothing = torch.zeros_like(values)
+    pairs = ((keys, values + 16), (values, nothing), (again, nothing.bool()))
+    tokens, targets, counted = (torch.stack(pair, 2).flatten(1) for pair in pairs)
+    return tokens, targets, counted
+
+
+def train(model: Tagger, task, length: int, *, rows: int, steps: int, lr: float, seed: int) -> torch.Generator:
+    """Train with warm-up and a cosine; return the generator, so that what follows has not been seen."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 50) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+        tokens, targets, counted = task(rows, length, generator)
+        loss = F.cross_entropy(model(tokens)[counted], targets[counted])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return generator
+
+
+def accuracy(model: Tagger, task, length: int, generator: torch.Generator, start: int = 0) -> float:
+    """Measure 64 new rows, from position `start` on."""
+    tokens, targets, counted = task(64, length, generator)
+    with torch.no_grad():
+        right = model(tokens).argmax(-1) == targets
+    return right[:, start:][counted[:, start:]].double().mean().item()
+
+
+@pytest.mark.slow
+def test_parity_generalises_to_four_times_the_length_and_the_control_does_not():
+    scores, controls = [], []
+    for seed in range(3):
+        for results, control in ((scores, False), (controls, True)):
+            torch.manual_seed(seed)
+            model = Tagger(2, 2)
+            if control:
+                model.mixer._gates = partial(gated_delta_net_gates, model.mixer)
+            generator = train(model, parity, 40, rows=12, steps=450, lr=4e-3, seed=seed)
+            results.append(accuracy(model, parity, 160, generator, start=80))
+    print("parity at 81-160:", scores, "control:", controls)
+    assert sum(score >= 0.99 for score in scores) >= 2, scores
+    assert max(controls) < 0.65, controls
+
+
+@pytest.mark.slow
+def test_sixteen_keys_are_recalled_in_context():
+    scores = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = Tagger(32, 16)
+        generator = train(model, recall, 64, rows=16, steps=220, lr=1e-2, seed=seed)
+        scores.append(accuracy(model, recall, 64, generator))
+    print("recall of 16 keys:", scores)
+    assert sum(score >= 0.98 for score in scores) >= 2, scores
