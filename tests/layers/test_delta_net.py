@@ -55,8 +55,10 @@ def test_state_names_and_the_start_from_the_learned_memory():
     assert state.context["conv"].abs().max() == 0
 
 
-def test_gates_start_where_the_docstring_says():
+def test_convolution_and_gates_start_where_the_docstring_says():
     layer = DeltaMemory(DIM, HEADS, alpha_bias=5.0)
+    current = torch.tensor([0.0, 0.0, 0.0, 1.0])[:, None]
+    assert (layer.conv - current).abs().max() <= 0.5 and (layer.conv - current).mean().abs() < 0.15
     eta, log_alpha = layer._gates(torch.zeros(1, 1, DIM))
     alpha = torch.sigmoid(torch.tensor(5.0))
     assert torch.allclose(log_alpha.exp(), alpha) and torch.allclose(eta, (1 + alpha) / 2)

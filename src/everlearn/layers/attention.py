@@ -91,12 +91,12 @@ class Attention(nn.Module):
         seen = (distance >= 0) & (stored["positions"] >= 0).unsqueeze(1)
         if self.window is not None:
             seen = seen & (distance < self.window)
-        # a padded token sees itself, so that a row of padding alone stays finite
+        # a padded token sees itself: a softmax over nothing is not finite on every backend
         own = torch.eye(length, size, dtype=torch.bool, device=q.device).roll(size - length, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=(seen | own).unsqueeze(1)).transpose(1, 2)
 
     def _trim(self, stored: Tensors, padded: bool) -> Tensors:
-        """Drop what no later token can see, move each row's slots to the left, and blank the ones left empty."""
+        """Drop what no later token can see and move each row's slots to the left; padding's own are zero already."""
         positions = stored["positions"]
         if not padded and (self.window is None or positions.shape[1] <= self.window):
             return stored
@@ -107,10 +107,9 @@ class Attention(nn.Module):
             return stored
         size = int(keep.sum(1).amax().clamp(min=1))
         order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :size]
-        empty = ~keep.gather(1, order)
-        index, blank = order[:, :, None, None], empty[:, :, None, None]
-        trimmed = {name: stored[name].take_along_dim(index, 1).masked_fill(blank, 0) for name in ("k", "v")}
-        return trimmed | {"positions": positions.gather(1, order).masked_fill(empty, -1)}
+        slots = positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
+        index = order[:, :, None, None]
+        return {name: stored[name].take_along_dim(index, 1) for name in ("k", "v")} | {"positions": slots}
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
