@@ -1,6 +1,7 @@
-"""Where an equation of a paper lives in the code: the tags in docstrings, such as [NL eq. 64-65].
+"""Where an equation of a paper lives in the code: the tags in brackets that docstrings carry.
 
-NL is arXiv 2512.24695 and its numbering; Titans is arXiv 2501.00663, Miras arXiv 2504.13173.
+A tag is the paper's short name, then kinds and numbers, as `_FORMS` below shows. NL is arXiv 2512.24695 and its
+numbering, Titans arXiv 2501.00663, Miras arXiv 2504.13173.
 """
 
 from __future__ import annotations
@@ -43,9 +44,6 @@ def labels(text: str) -> list[str]:
         text: any text; what stands outside brackets that begin with the short name of a paper is ignored.
     Raises:
         ValueError: a bracket begins like a tag and is none.
-    Example:
-        >>> labels("Write the delta rule.  [NL eq. 64-65, 92] [Titans alg. 1]")
-        ['NL eq. 64', 'NL eq. 65', 'NL eq. 92', 'Titans alg. 1']
     """
     found = []
     for paper, body in _BRACKET.findall(" ".join(text.split())):
