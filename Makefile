@@ -58,7 +58,7 @@ export CHECK_PYTHON
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "There is no '$(PYTHON)'; name a Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK_PYTHON"
-	@echo "Creating $(VENV). This downloads about 0.4 GB with a CPU build of torch and needs 1.4 GB of disk;"
+	@echo "Creating $(VENV). This downloads about 0.3 GB with a CPU build of torch and needs 1.4 GB of disk;"
 	@echo "a CUDA build, which is the default on Linux, is several GB. TORCH_INDEX=URL chooses the build."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) )$(TORCH)
