@@ -26,7 +26,7 @@ ALLOWED = {
     "models": "layers memory levels",
     "convert": "models",
     "continual": "models layers memory rules levels",
-    "learn": "models memory levels",
+    "learn": "models layers memory levels",
     "evals": "models learn continual optim",
     "train": "models learn continual optim",
     "recipes": "train models convert learn continual evals optim levels",

@@ -14,6 +14,7 @@ from everlearn.paper import Tag, labels, scan
         ("[NL def. 2, eq. 71]", ["NL def. 2", "NL eq. 71"]),
         ("[NL eq. 10-12, 33]", ["NL eq. 10", "NL eq. 11", "NL eq. 12", "NL eq. 33"]),
         ("[NL sec. 7.3]", ["NL sec. 7.3"]),
+        ("[ours; NL eq. 47, 68] and [ours]", ["NL eq. 47", "NL eq. 68"]),
         ("[Titans eq. 13-14] and\n    [NL eq.\n    5]", ["Titans eq. 13", "Titans eq. 14", "NL eq. 5"]),
         ("shapes [B, T, H, D], a list [1, 2] and [NLP]", []),
     ],
@@ -23,7 +24,7 @@ def test_a_tag_names_every_number(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["[NL 71]", "[NL eq 71]", "[NL eqs. 71]", "[NL eq. 71, alpha]", "[NL eq. 9-3]", "[NL]"]
+    "text", ["[NL 71]", "[NL eq 71]", "[NL eqs. 71]", "[NL eq. 71, alpha]", "[NL eq. 9-3]", "[NL eq. 9-9]", "[NL]"]
 )
 def test_a_broken_tag_is_an_error_that_shows_the_form(text):
     with pytest.raises(ValueError, match=r"\[NL eq. 71\]"):

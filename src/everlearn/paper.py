@@ -1,7 +1,7 @@
 """Where an equation of a paper lives in the code: the tags in brackets that docstrings carry.
 
-A tag is the paper's short name, then kinds and numbers, as `_FORMS` below shows. NL is arXiv 2512.24695 and its
-numbering, Titans arXiv 2501.00663, Miras arXiv 2504.13173.
+A tag is the paper's short name, then kinds and numbers, as `_FORMS` below shows; "ours; " before it marks a step that
+the paper only suggests. NL is arXiv 2512.24695 and its numbering, Titans arXiv 2501.00663, Miras arXiv 2504.13173.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 PAPERS = ("NL", "Titans", "Miras")
 KINDS = ("eq", "alg", "def", "sec", "fig", "tab")
 
-_BRACKET = re.compile(rf"\[({'|'.join(PAPERS)})\b([^\]]*)\]")
+_BRACKET = re.compile(rf"\[(?:ours; )?({'|'.join(PAPERS)})\b([^\]]*)\]")
 _ITEM = re.compile(rf"(?:({'|'.join(KINDS)})\. )?(\d+(?:\.\d+)*)(?:-(\d+))?")
 _FORMS = "[NL eq. 71], [NL eq. 64-65, 92], [NL def. 2, eq. 71]"
 
