@@ -21,6 +21,7 @@ VERB = '''\
 """A verb that does what a test asks for."""
 
 import errno
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,16 @@ class Options:
     """how many"""
     quick: bool = False
     """less"""
+    keep_all: bool = False
+    """nothing is thrown away"""
 
 
 def run(options):
     act = options.path.name
     if act == "value":
         raise ValueError("size 0 is too small;\\n  give 1")
+    if act == "library":
+        json.loads("{")
     if act == "user":
         raise UserError("label 3 is not text")
     if act.isdigit():
@@ -120,13 +125,14 @@ def test_the_help_of_a_verb_comes_from_its_docstrings_and_has_no_colours(capsys,
         (["probe"], "Missing from everlearn probe: PATH"),
         (
             ["probe", "x", "--sise", "2"],
-            "unknown option '--sise'; did you mean --size? there are: --help, --quick, --size",
+            "unknown option '--sise'; did you mean --size? there are: --help, --keep-all, --quick, --size",
         ),
         (["probe", "x", "-v"], "unknown option '-v'; there are:"),
         (
             ["probe", "x", "--size", "many"],
             "Error parsing --size: invalid literal for int() with base 10: 'many'; see:",
         ),
+        (["probe", "x", "--keep_all", "--size", "many"], "Error parsing --size"),
         (["probe", "x", "--size"], "Missing value for argument '--size'"),
         (["probe", "x", "y"], "Unrecognized options: y"),
         (["probe", "value"], "size 0 is too small; give 1"),
@@ -162,6 +168,14 @@ def test_an_unexpected_error_keeps_its_traceback(probe, act):
         main(["probe", act])
 
 
+def test_an_error_that_began_in_a_library_says_how_to_see_where(capsys, probe):
+    code, _, err = outcome(capsys, "probe", "library")
+    assert code == 2
+    assert err.startswith("everlearn: Expecting property name")
+    assert err.endswith("; EVERLEARN_DEBUG=1 shows where this came from\n")
+    assert "EVERLEARN_DEBUG" not in outcome(capsys, "probe", "user")[2]
+
+
 def test_debugging_shows_the_traceback_above_the_line(capsys, probe, monkeypatch):
     monkeypatch.setenv("EVERLEARN_DEBUG", "1")
     code, _, err = outcome(capsys, "probe", "user")
@@ -195,19 +209,20 @@ def test_ctrl_c_in_a_real_process_prints_no_traceback(tmp_path):
     assert process.returncode == 130
 
 
-def test_a_reader_that_leaves_early_causes_no_noise():
-    """`everlearn --help | true`: the pipe is closed before anything is written."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_causes_no_noise(unbuffered):
+    """`everlearn --help | true`: the pipe is closed before anything is written, at once or at the last flush."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read(); from everlearn.cli.main import main; sys.exit(main([]))"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
     assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stderr is not None
     process.stdout.close()
-    process.stdin.close()
-    assert (process.stderr.read(), process.wait(timeout=20)) == (b"", 1)
-    process.stderr.close()
+    _, noise = process.communicate(timeout=20)
+    assert (noise, process.returncode) == (b"", 1)
 
 
 def test_the_module_and_the_script_are_the_same_command():

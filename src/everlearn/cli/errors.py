@@ -72,7 +72,8 @@ def complain(text: str) -> None:
 def report(error: ValueError | OSError) -> int | None:
     """Explain an error in one line and return the exit code; None where the error is not the user's to repair."""
     if isinstance(error, ValueError):
-        complain(str(error) if str(error) else type(error).__name__)
+        hint = "; EVERLEARN_DEBUG=1 shows where this came from" if raised_elsewhere(error) else ""
+        complain((str(error) or type(error).__name__) + hint)
         return BAD_INPUT
     if error.errno not in REPAIRS:
         return None
@@ -80,6 +81,12 @@ def report(error: ValueError | OSError) -> int | None:
     where = f": {str(error.filename)!r}" if error.filename is not None else ""
     complain(f"{error.strerror}{where}; {repair}")
     return code
+
+
+def raised_elsewhere(error: BaseException) -> bool:
+    """Tell whether an error began in a library: its text then explains little, and it may be a defect of ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and not frames[-1].f_globals["__name__"].startswith("everlearn.")
 
 
 def interrupted(interrupt: KeyboardInterrupt) -> int:
