@@ -1,4 +1,4 @@
-"""Causal softmax attention: the memory that keeps every token.  [NL section 4]"""
+"""Causal softmax attention: the memory that keeps every token."""
 
 from __future__ import annotations
 
