@@ -160,27 +160,27 @@ def answer_grid(picture: Results) -> AnswerGrid:
 
 @dataclass(frozen=True)
 class ShadedText:
-    """One file in two stretches; each is a list of (shade, text) runs, and `hidden` bytes lie between them."""
+    """One file in one or two stretches, each with its title; a stretch is a list of (shade, text) runs."""
 
     name: str
+    first_title: str
     first: list[tuple[str, str]]
+    last_title: str
     last: list[tuple[str, str]]
-    hidden: int
     finding: str
 
 
 def shaded_text(picture: Results) -> ShadedText:
     """Prepare the second picture: the beginning and the end of a file, characters grouped into runs of one shade."""
     data, saved = bytes(picture["text_bytes"]), picture["saved_bits"]
-    if len(data) <= FIRST_BYTES + LAST_BYTES:
-        cut, resume = len(data), len(data)
-    else:
-        cut, resume = FIRST_BYTES, len(data) - LAST_BYTES
+    whole = len(data) <= FIRST_BYTES + LAST_BYTES
+    cut, resume = (len(data), len(data)) if whole else (FIRST_BYTES, len(data) - LAST_BYTES)
     return ShadedText(
         name=picture["name"],
+        first_title=f"All {cut:,} bytes" if whole else f"The first {cut:,} bytes",
         first=runs(data[:cut], saved[:cut]),
+        last_title=f"The last {LAST_BYTES:,}, after {resume - cut:,} bytes not shown",
         last=runs(data[resume:], saved[resume:]),
-        hidden=resume - cut,
         finding=sentences.shading(picture),
     )
 

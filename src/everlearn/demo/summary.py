@@ -2,74 +2,69 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS
+
+Line = tuple[str, str, str, str, str]
 
 
 def summary_table(results: Results) -> Table:
     """Return what was measured as one table; a scene that is missing leaves its section out.
 
-    The four columns mean the same in every section: what, at first, at the end, and what else belongs to it.
+    Each section begins with a bold line that names its columns.
     """
-    table = Table(title="What it learned, and what it kept", title_justify="left", header_style="bold")
-    table.add_column("")
-    table.add_column("at first", justify="right")
-    table.add_column("at the end", justify="right")
-    table.add_column("and", justify="right")
-    sections = (_week(results.get("digits") or {}), _reading(results.get("reading") or {}), _plug(results))
-    for section in sections:
-        for row in section:
-            table.add_row(*row)
-        if section:
-            table.add_section()
+    table = Table(box=SIMPLE, show_header=False, pad_edge=False)
+    for justify in ("left", "right", "right", "right", "right"):
+        table.add_column(justify=justify)
+    for section in (_week(results), _reading(results), _plug(results)):
+        for i, line in enumerate(section):
+            table.add_row(*(Text(cell) for cell in line), style="bold" if i == 0 else None)
+        table.add_section()
     return table
 
 
-Line = tuple[str, str, str, str]
-
-
-def _week(digits: Results) -> list[Line]:
-    lines = []
+def _week(results: Results) -> list[Line]:
+    digits = results.get("digits") or {}
+    lines: list[Line] = [("Monday's digits", "Mon evening", "Fri evening", "all ten, Fri", "stores")]
     for label in METHODS:
         if present(digits, f"{label.key}.final"):
             row = digits[label.key]
-            days = row.get("after_day") or [None, None]
-            stores = f", stores {row['stores_kb']:,.0f} KB" if present(row, "stores_kb") else ""
-            all_ten = f"all ten {_share(row['final'], row.get('final_sd'))}{stores}"
-            lines.append((label.name, _share(days[0]), _share(days[-1]), all_ten))
+            days = row.get("after_day") or [None]
+            stores = f"{row['stores_kb']:,.0f} KB" if present(row, "stores_kb") else ""
+            all_ten = _share(row["final"], row.get("final_sd"))
+            lines.append((label.name, _share(days[0]), _share(days[-1]), all_ten, stores))
     if present(digits, "joint.final"):
-        joint = digits["joint"]
-        lines.append(("All data at once", "", "", f"all ten {_share(joint['final'], joint.get('final_sd'))}"))
-    return _titled("Monday's digits: Monday evening, Friday evening", lines)
+        all_ten = _share(digits["joint"]["final"], digits["joint"].get("final_sd"))
+        lines.append(("All data at once", "", "", all_ten, ""))
+    return lines if len(lines) > 1 else []
 
 
-def _reading(reading: Results) -> list[Line]:
-    lines = []
-    for label in READERS:
-        if present(reading, label.key):
-            row, spread = reading[label.key], reading.get(f"{label.key}_sd") or [None]
-            lines.append((label.name, f"{row[0]:.2f}", f"{row[-1]:.2f}", f"± {spread[-1]:.2f}" if spread[-1] else ""))
-    if not lines or not present(reading, "buckets"):
+def _reading(results: Results) -> list[Line]:
+    reading = results.get("reading") or {}
+    rows = [label for label in READERS if present(reading, label.key)]
+    if not rows or not present(reading, "buckets"):
         return []
+    first, last = (f"at {start:,}-{end:,}" for start, end in (reading["buckets"][0], reading["buckets"][-1]))
+    lines: list[Line] = [("Bits per byte", first, last, "spread, last", "")]
+    for label in rows:
+        values, spread = reading[label.key], (reading.get(f"{label.key}_sd") or [None])[-1]
+        lines.append((label.name, f"{values[0]:.2f}", f"{values[-1]:.2f}", f"± {spread:.2f}" if spread else "", ""))
     if present(reading, "kept.before") and present(reading, "kept.after"):
         before, after = reading["kept"]["before"], reading["kept"]["after"]
-        lines.append(("Old text, before and after", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"))
-    (a, b), (c, d) = reading["buckets"][0], reading["buckets"][-1]
-    return _titled(f"Bits per byte: at bytes {a:,}-{b:,}, at {c:,}-{d:,}", lines)
+        lines.append(("Text it knew", f"before {before:.2f}", f"after {after:.2f}", f"{after - before:+.2f}", ""))
+    return lines
 
 
 def _plug(results: Results) -> list[Line]:
-    lines = []
-    for key, name in (("restart", "Killed and started again"), ("rollback", "Rolled back")):
+    lines: list[Line] = [("Pull the plug", "", "", "", "")]
+    for key, name in (("restart", "Killed, restarted"), ("rollback", "Rolled back")):
         if present(results, f"{key}.identical"):
-            lines.append((name, "", "identical" if results[key]["identical"] else "NOT identical", ""))
-    return _titled("Pull the plug", lines)
-
-
-def _titled(title: str, lines: list[Line]) -> list[Line]:
-    return [(f"[bold]{title}[/bold]", "", "", ""), *lines] if lines else []
+            lines.append((name, "", "identical" if results[key]["identical"] else "NOT identical", "", ""))
+    return lines if len(lines) > 1 else []
 
 
 def _share(value: float | None, spread: float | None = None) -> str:
