@@ -1,0 +1,256 @@
+"""Every finding of the demo as a sentence that its own numbers decide, negatives included.
+
+Each function takes the results and returns one sentence, or nothing where a number was not measured. A difference
+that is no larger than the spread is called just that.
+"""
+
+from __future__ import annotations
+
+from everlearn.demo.differences import Difference, Results, between_methods, between_readers, present
+from everlearn.demo.labels import METHODS, NAMES
+from everlearn.demo.phrases import (
+    NO_DIFFERENCE,
+    ROUNDING,
+    Sentence,
+    against,
+    change,
+    inside,
+    last_bucket,
+    needs,
+    percent,
+    plural,
+    versus,
+    week,
+)
+
+# largest difference between two memories that rounding in float32 explains
+SAME_MEMORY = 1e-4
+
+
+@needs("digits.fine_tune.after_day", "digits.precision.after_day")
+def monday(results: Results) -> str:
+    """Say what the week did to Monday's digits, for fine-tuning and for the precision memory."""
+    return f"Over the week, {week(results['digits'], 'fine_tune')}; {week(results['digits'], 'precision')}."
+
+
+@needs("digits.cms.final", "digits.cms_one_rate.final", "digits.fine_tune.final")
+def cms_on_digits(results: Results) -> str:
+    """Say how the paper's own part, the CMS, did on the digits."""
+    cms, control, plain = (results["digits"][key] for key in ("cms", "cms_one_rate", "fine_tune"))
+    return (
+        f"The paper's own part, the CMS, ends the week with {percent(cms['final'])} of all ten digits: "
+        f"{against(between_methods(cms, control))} the same layers at one rate (the control, "
+        f"{percent(control['final'])}), and {against(between_methods(cms, plain))} fine-tuning "
+        f"({percent(plain['final'])})."
+    )
+
+
+@needs("digits.precision.final", "digits.joint.final")
+def precision_against_joint(results: Results) -> str:
+    """Compare the precision memory with training on everything at once."""
+    own, joint = results["digits"]["precision"], results["digits"]["joint"]
+    which = f"{joint['which']}, " if joint.get("which") else ""
+    return (
+        f"Precision memory, which sees each image once, ends with {percent(own['final'])}: "
+        f"{against(between_methods(own, joint))} all data at once on the same features "
+        f"({which}{percent(joint['final'])})."
+    )
+
+
+@needs("digits.replay.final")
+def without_images(results: Results) -> str:
+    """Name the best method that keeps no image, and hold it against replay, which does."""
+    digits = results["digits"]
+    measured = [
+        m.key for m in METHODS if present(digits, f"{m.key}.final") and present(digits, f"{m.key}.stores_images")
+    ]
+    rows = [key for key in measured if not digits[key]["stores_images"]]
+    if not rows:
+        return ""
+    best = max(rows, key=lambda key: digits[key]["final"])
+    difference = between_methods(digits[best], digits["replay"])
+    return (
+        f"Of the methods that keep no image, {inside(NAMES[best])} ends highest ({percent(digits[best]['final'])}): "
+        f"{against(difference)} replay, which keeps some ({percent(digits['replay']['final'])})."
+    )
+
+
+@needs("digits.precision.final", "digits.raw_pixels.precision.final")
+def features(results: Results) -> str:
+    """Say what the shared features are worth to the precision memory."""
+    with_features, raw = results["digits"]["precision"], results["digits"]["raw_pixels"]["precision"]
+    words = between_methods(with_features, raw).words("the features help", "the features hurt", NO_DIFFERENCE)
+    return f"On raw pixels, without the shared features, precision memory ends with {percent(raw['final'])}: {words}."
+
+
+@needs("digits.reverse_difference")
+def reverse(results: Results) -> str:
+    """Say whether the week in reverse leaves the same memory."""
+    largest = results["digits"]["reverse_difference"]
+    verdict = "the same precision memory, up to rounding" if largest <= SAME_MEMORY else "a different precision memory"
+    return f"The week in reverse order leaves {verdict} (largest difference {largest:.0e})."
+
+
+@needs("digits.forget_difference")
+def forget(results: Results) -> str:
+    """Say whether an image that was forgotten equals one never seen."""
+    largest = results["digits"]["forget_difference"]
+    verdict = "equals, up to rounding," if largest <= SAME_MEMORY else "does not equal"
+    return f"One image forgotten on request {verdict} that image never seen (largest difference {largest:.0e})."
+
+
+@needs("reading.frozen", "reading.learning", "reading.buckets")
+def learning(results: Results) -> str:
+    """Say what learning while reading saved, or cost, late in a file."""
+    reading = results["reading"]
+    frozen, now = reading["frozen"][-1], reading["learning"][-1]
+    difference = between_readers(reading, "learning", "frozen", -1)
+    size = f"{abs(difference.mean):.2f}, or {100 * abs(difference.mean) / frozen:.0f} %"
+    verdict = difference.words(f"learning costs {size} more", f"learning saves {size}", NO_DIFFERENCE)
+    count = f" (lower in {difference.below} of {difference.of} files)" if difference.of else ""
+    return (
+        f"At bytes {last_bucket(reading)} of an unseen file, the model that learns while it reads needs {now:.2f} bits "
+        f"per byte where the same weights frozen need {frozen:.2f}: {verdict}{count}."
+    )
+
+
+@needs("reading.frozen", "reading.learning", "reading.control")
+def control(results: Results) -> str:
+    """Say whether the saving belongs to the very file: against what another file taught."""
+    reading = results["reading"]
+    own = between_readers(reading, "learning", "control", -1)
+    gain = between_readers(reading, "learning", "frozen", -1)
+    costs = f"With the memory of Bob's file instead of her own, Ada's costs {reading['control'][-1]:.2f}"
+    if own.sign == 0:
+        return f"{costs}: {NO_DIFFERENCE}, so nothing here shows that a saving comes from this very file."
+    costs = f"{costs}, {abs(own.mean):.2f} {own.words('less', 'more', '')}"
+    if own.sign > 0:
+        return f"{costs}: what her own file taught serves it worse than what Bob's did."
+    if gain.sign < 0:
+        return f"{costs}: the saving comes from this very file, not from learning as such."
+    return f"{costs}; but her own memory saves nothing against frozen."
+
+
+@needs("reading.learning", "reading.one_rate")
+def one_rate(results: Results) -> str:
+    """Say whether several rates of change beat one."""
+    return f"Several rates against one: {versus(results['reading'], 'one_rate', 'a single level at a matched rate')}."
+
+
+@needs("reading.learning", "reading.all_weights")
+def all_weights(results: Results) -> str:
+    """Say whether the CMS beats learning with every weight."""
+    other = "learning with every weight (dynamic evaluation)"
+    return f"The CMS against the whole model: {versus(results['reading'], 'all_weights', other)}."
+
+
+@needs("reading.learning", "reading.frozen", "reading.ngram", "reading.ngram_online", "reading.gzip")
+def yardsticks(results: Results) -> str:
+    """Place the model beside the n-gram and gzip, also where they win."""
+    reading = results["reading"]
+    parts = []
+    for other, model in (("ngram_online", "learning"), ("ngram", "frozen"), ("gzip", "learning")):
+        words = between_readers(reading, other, model, -1).words(
+            "worse than", "better than", f"{NO_DIFFERENCE} compared with"
+        )
+        parts.append(f"{reading[other][-1]:.2f} ({words} this model {model})")
+    return (
+        f"Yardsticks, at the same bytes: an order-5 byte n-gram that counts on while it reads needs {parts[0]}, the "
+        f"same n-gram frozen {parts[1]}, gzip {parts[2]}."
+    )
+
+
+@needs("reading.kept.before", "reading.kept.after")
+def damage(results: Results) -> str:
+    """Say what the new memory did to text that the model knew before."""
+    kept = results["reading"]["kept"]
+    words = change(kept, "it does worse on what it knew", "it does better on what it knew")
+    return (
+        "Damage: with the memory of the file it has just read, held-out files of the kind that it was trained on cost "
+        f"{kept['after']:.2f} bits per byte instead of {kept['before']:.2f} {words}."
+    )
+
+
+@needs("reading.first_again.before", "reading.first_again.after")
+def first_again(results: Results) -> str:
+    """Say what is left of the first file after a second one: A, B, A."""
+    again = results["reading"]["first_again"]
+    words = change(again, "dearer than at its first reading", "cheaper than at its first reading")
+    if present(again, "frozen"):
+        beside = Difference(again["after"] - again["frozen"], ROUNDING).words(
+            "dearer than", "cheaper than", "the same as"
+        )
+        words = f"{words}, and {beside} frozen ({again['frozen']:.2f})"
+    return (
+        f"A, B, A: the late bytes of file A cost {again['before']:.2f} when they were first read; after file B, and "
+        f"without learning any more, they cost {again['after']:.2f} {words}."
+    )
+
+
+@needs("reading.names.frozen", "reading.names.learning")
+def names(results: Results) -> str:
+    """Say whether a name that comes again gets cheaper, and whether learning is why."""
+    row = results["reading"]["names"]
+    now, frozen = row["learning"], row["frozen"]
+    extra = Difference((now[0] - now[-1]) - (frozen[0] - frozen[-1]), row.get("extra_sd", ROUNDING))
+    size = f"{abs(extra.mean):.2f}"
+    verdict = extra.words(
+        f"learning makes it {size} cheaper than context alone does",
+        f"learning makes it {size} less cheap than context alone does",
+        f"learning makes {NO_DIFFERENCE} to what context alone does",
+    )
+    count = f" ({row['count']:,} names)" if present(row, "count") else ""
+    return (
+        f"A name that comes again{count} goes from {now[0]:.2f} bits per byte to {now[-1]:.2f} at its fifth occurrence "
+        f"when learning, and from {frozen[0]:.2f} to {frozen[-1]:.2f} when frozen: {verdict}."
+    )
+
+
+@needs("reading.isolation.identical")
+def isolation(results: Results) -> str:
+    """Say whether readers in one batch stay apart."""
+    if results["reading"]["isolation"]["identical"]:
+        return "Ada's scores are bit-identical whatever Bob reads beside her in the same batch."
+    return "Ada's scores change with what Bob reads beside her in the same batch: this is a fault, report it."
+
+
+@needs("restart.identical", "restart.killed_at", "restart.resumed_at", "restart.lost_tokens")
+def restart(results: Results) -> str:
+    """Say what a SIGKILL cost, and whether the rest is as if it had never happened."""
+    row = results["restart"]
+    verdict = "bit-identical to" if row["identical"] else "not the same as"
+    return (
+        f"Killed without warning at byte {row['killed_at']:,}, the process resumed at byte {row['resumed_at']:,}: "
+        f"{plural(row['lost_tokens'], 'byte')} of an unfinished chunk had to be read again, and everything after that "
+        f"is {verdict} a run that was never stopped."
+    )
+
+
+@needs("rollback.identical", "rollback.level")
+def rollback(results: Results) -> str:
+    """Say whether a level returns to its snapshot."""
+    verdict = "bit-identical to" if results["rollback"]["identical"] else "not the same as"
+    return f"Rolled back, Ada's level '{results['rollback']['level']}' is {verdict} its snapshot."
+
+
+def shading(picture: Results) -> str:
+    """Say what the shading of one file adds up to; `picture` is `pictures["bytes"]`."""
+    bits = picture["saved_bits"]
+    if not bits:
+        return ""
+    total, cheaper, dearer = sum(bits), sum(b > 0 for b in bits), sum(b < 0 for b in bits)
+    return (
+        f"Over all {len(bits):,} bytes of this file, learning {'saved' if total >= 0 else 'cost'} "
+        f"{abs(total) / 8:,.0f} bytes' worth of bits ({abs(total) / len(bits):.2f} bits per byte): "
+        f"{100 * cheaper / len(bits):.0f} % of the bytes became cheaper, {100 * dearer / len(bits):.0f} % dearer."
+    )
+
+
+WEEK: tuple[Sentence, ...] = (cms_on_digits, precision_against_joint, without_images, features, reverse, forget)
+READING: tuple[Sentence, ...] = (control, one_rate, all_weights, yardsticks, damage, first_again, names, isolation)
+RESTART: tuple[Sentence, ...] = (restart, rollback)
+
+
+def findings(results: Results, functions: tuple[Sentence, ...]) -> list[str]:
+    """Return what each function has to say, in order, leaving out those whose numbers were not measured."""
+    return [sentence for function in functions if (sentence := function(results))]

@@ -1,0 +1,226 @@
+"""Every sentence is fed its numbers, the reverse of them, and a difference within the spread."""
+
+import copy
+import itertools
+import math
+
+import pytest
+from demo_fixture import pictures, results
+
+from everlearn.demo import sentences
+from everlearn.demo.differences import Difference, between_methods, between_readers
+from everlearn.demo.phrases import NO_DIFFERENCE
+
+
+def changed(**values):
+    """Return the fixture with some dotted paths replaced; `a__b` stands for a.b."""
+    new = copy.deepcopy(results())
+    new["reading"].pop("per_file")
+    for path, value in values.items():
+        *parents, last = path.split("__")
+        row = new
+        for key in parents:
+            row = row[key]
+        row[last] = value
+    return new
+
+
+def late(name, value):
+    """Return the fixture with one reader's number in the last bucket replaced, and a small spread everywhere."""
+    new = changed()
+    for key in [k for k in new["reading"] if k.endswith("_sd")]:
+        new["reading"][key] = [0.05] * 5
+    new["reading"][name][-1] = value
+    return new
+
+
+def test_monday_is_lost_kept_or_gained():
+    said = sentences.monday(changed())
+    assert "fine-tuning loses 98.7 points of Monday's digits (from 99.1 % to 0.4 %)" in said
+    assert "precision memory loses 2.1 points" in said
+    kept = sentences.monday(changed(digits__precision__after_day=[0.979, 0.99, 0.98, 0.98, 0.978]))
+    assert "precision memory keeps, within the spread, Monday's digits (from 97.9 % to 97.8 %)" in kept
+    gained = sentences.monday(changed(digits__fine_tune__after_day=[0.5, 0.6, 0.7, 0.8, 0.9]))
+    assert "fine-tuning gains 40.0 points on Monday's digits" in gained
+
+
+@pytest.mark.parametrize(
+    ("cms", "rate", "words"),
+    [
+        (0.40, 0.22, "18.0 points more than the same layers at one rate (the control, 22.0 %)"),
+        (0.20, 0.30, "10.0 points less than the same layers at one rate (the control, 30.0 %)"),
+        (0.24, 0.22, f"{NO_DIFFERENCE} compared with the same layers at one rate (the control, 22.0 %)"),
+    ],
+)
+def test_cms_against_its_control(cms, rate, words):
+    said = sentences.cms_on_digits(changed(digits__cms__final=cms, digits__cms_one_rate__final=rate))
+    assert words in said and said.startswith("The paper's own part, the CMS, ends the week with")
+
+
+def test_cms_against_fine_tuning():
+    assert "4.7 points more than fine-tuning (19.6 %)" in sentences.cms_on_digits(changed())
+    assert "4.3 points less than fine-tuning" in sentences.cms_on_digits(changed(digits__cms__final=0.153))
+
+
+@pytest.mark.parametrize(
+    ("joint", "words"),
+    [(0.98, "1.3 points less than"), (0.95, "1.7 points more than"), (0.971, f"{NO_DIFFERENCE} compared with")],
+)
+def test_precision_against_all_data_at_once(joint, words):
+    said = sentences.precision_against_joint(changed(digits__joint__final=joint))
+    assert f"{words} all data at once on the same features (logistic regression, " in said
+
+
+def test_best_method_without_images_and_replay():
+    assert "precision memory ends highest (96.7 %): 4.6 points more than replay" in sentences.without_images(changed())
+    worse = changed(digits__precision__final=0.3)
+    assert "nearest mean ends highest (89.3 %): 2.8 points less than replay" in sentences.without_images(worse)
+
+
+def test_features_help_or_hurt():
+    assert sentences.features(changed()).endswith("the features help.")
+    assert sentences.features(changed(digits__precision__final=0.85)).endswith("the features hurt.")
+    assert sentences.features(changed(digits__precision__final=0.913)).endswith(f"{NO_DIFFERENCE}.")
+
+
+def test_order_and_forgetting():
+    assert "leaves the same precision memory, up to rounding (largest difference 2e-07)" in sentences.reverse(changed())
+    assert "leaves a different precision memory" in sentences.reverse(changed(digits__reverse_difference=0.3))
+    assert "on request equals, up to rounding, that image never seen" in sentences.forget(changed())
+    assert "does not equal" in sentences.forget(changed(digits__forget_difference=0.01))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(2.41, "learning saves 0.53, or 18 %"), (3.24, "learning costs 0.30, or 10 % more"), (2.92, NO_DIFFERENCE)],
+)
+def test_learning_against_frozen(value, words):
+    said = sentences.learning(late("learning", value))
+    assert words in said and f"needs {value:.2f} bits per byte where the same weights frozen need 2.94" in said
+
+
+def test_files_are_compared_with_themselves_where_their_numbers_are_given():
+    # the files differ by 0.31 among themselves, but every one of them gains: the pairs show it, the means do not
+    new = results()
+    new["reading"]["learning"] = [value - 0.2 for value in new["reading"]["frozen"]]
+    new["reading"]["per_file"]["learning"] = [[v - 0.2 for v in row] for row in new["reading"]["per_file"]["frozen"]]
+    assert "learning saves 0.20, or 7 % (lower in 8 of 8 files)" in sentences.learning(new)
+    del new["reading"]["per_file"]
+    assert NO_DIFFERENCE in sentences.learning(new)
+
+
+def test_control_tells_whose_memory_helps():
+    assert "3.22, 0.81 more: the saving comes from this very file" in sentences.control(late("control", 3.22))
+    assert "2.00, 0.41 less: what her own file taught serves it worse" in sentences.control(late("control", 2.0))
+    assert f"2.43: {NO_DIFFERENCE}, so nothing here shows" in sentences.control(late("control", 2.43))
+    assert "her own memory saves nothing against frozen" in sentences.control(late("frozen", 2.0))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "key"), [(sentences.one_rate, "one_rate"), (sentences.all_weights, "all_weights")]
+)
+def test_learning_against_other_learners(sentence, key):
+    assert "0.59 bits per byte better than" in sentence(late(key, 3.0))
+    assert "0.41 bits per byte worse than" in sentence(late(key, 2.0))
+    assert f"{NO_DIFFERENCE} compared with" in sentence(late(key, 2.42))
+
+
+def test_yardsticks_win_and_lose():
+    said = sentences.yardsticks(late("ngram_online", 2.0))
+    assert "counts on while it reads needs 2.00 (better than this model learning)" in said
+    assert f"the same n-gram frozen 2.95 ({NO_DIFFERENCE} compared with this model frozen)" in said
+    assert "gzip 2.33 (better than this model learning)" in said
+    assert "2.90 (worse than this model learning)" in sentences.yardsticks(late("ngram_online", 2.9))
+    assert "frozen 3.50 (worse than this model frozen)" in sentences.yardsticks(late("ngram", 3.5))
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (2.65, "(+0.04): it does worse on what it knew"),
+        (2.55, "(-0.06): it does better on what it knew"),
+        (2.62, "(+0.01): no change beyond the spread"),
+    ],
+)
+def test_damage_has_a_sign(after, words):
+    assert words in sentences.damage(changed(reading__kept__after=after))
+
+
+def test_damage_without_a_spread_goes_by_what_is_printed():
+    kept = {"before": 2.610, "after": 2.613}
+    assert sentences.damage(changed(reading__kept=kept)).endswith("(+0.00): no change.")
+    assert "worse on what it knew" in sentences.damage(changed(reading__kept=kept | {"after": 2.62}))
+
+
+def test_first_file_again():
+    said = sentences.first_again(changed())
+    assert "(-0.23): cheaper than at its first reading, and cheaper than frozen (2.94)" in said
+    reversed_ = changed(reading__first_again={"before": 2.41, "after": 3.05, "frozen": 2.94})
+    assert "(+0.64): dearer than at its first reading, and dearer than frozen" in sentences.first_again(reversed_)
+    short = sentences.first_again(changed(reading__first_again={"before": 2.41, "after": 2.41}))
+    assert short.endswith("(+0.00): no change.")
+
+
+def test_names_get_cheaper_by_learning_or_not():
+    assert "learning makes it 1.00 cheaper than context alone does" in sentences.names(changed())
+    swapped = changed()
+    row = swapped["reading"]["names"]
+    row["frozen"], row["learning"] = row["learning"], row["frozen"]
+    assert "learning makes it 1.00 less cheap than context alone does" in sentences.names(swapped)
+    assert f"learning makes {NO_DIFFERENCE}" in sentences.names(changed(reading__names__extra_sd=1.5))
+
+
+def test_identities_are_kept_or_broken():
+    assert "bit-identical whatever Bob reads" in sentences.isolation(changed())
+    assert "this is a fault" in sentences.isolation(changed(reading__isolation={"identical": False}))
+    assert "11 bytes of an unfinished chunk" in sentences.restart(changed())
+    assert "is bit-identical to a run that was never stopped" in sentences.restart(changed())
+    assert "is not the same as a run that was never stopped" in sentences.restart(changed(restart__identical=False))
+    assert "1 byte of an unfinished chunk" in sentences.restart(changed(restart__lost_tokens=1))
+    assert "level 'fast' is bit-identical to its snapshot" in sentences.rollback(changed())
+    assert "not the same as its snapshot" in sentences.rollback(changed(rollback__identical=False))
+
+
+def test_shading_adds_up():
+    said = sentences.shading({"saved_bits": [4.0, -1.0, 0.0, 5.0]})
+    assert "learning saved 1 bytes' worth of bits (2.00 bits per byte): 50 % of the bytes became cheaper, 25 %" in said
+    assert "learning cost 1 bytes' worth" in sentences.shading({"saved_bits": [-4.0, 1.0, 0.0, -5.0]})
+    assert sentences.shading(pictures()["bytes"]).startswith("Over all 8,192 bytes of this file")
+
+
+SPEAKING = (sentences.monday, sentences.learning, *sentences.WEEK, *sentences.READING, *sentences.RESTART)
+
+
+@pytest.mark.parametrize("sentence", SPEAKING)
+def test_each_sentence_is_one_line_and_silent_without_its_numbers(sentence):
+    said = sentence(results())
+    assert said.endswith(".") and "\n" not in said
+    assert "upper bound" not in said and "None" not in said and "nan" not in said
+    assert sentence({}) == ""
+    missing = changed(
+        reading__learning=[math.nan] * 5, digits__precision__final=None, digits__fine_tune__after_day=None
+    )
+    assert "nan" not in sentence(missing)
+
+
+def test_a_single_run_says_that_its_spread_is_unknown():
+    one_run = changed(digits__cms__final_sd=None, digits__cms_one_rate__final_sd=None)
+    assert "(one run, spread unknown)" in sentences.cms_on_digits(one_run)
+
+
+def test_differences_by_hand():
+    assert [Difference(m, s).sign for m, s in ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.1), (0.1, None))] == [1, -1, 0, 1]
+    pair = between_methods({"final": 0.5, "final_sd": 0.1}, {"final": 0.4, "final_sd": 0.3})
+    assert (pair.mean, pair.spread) == (pytest.approx(0.1), 0.3)
+    rows = {"a": [[1.0], [2.0], [3.0]], "b": [[2.0], [2.0], [5.0]]}
+    means = {"a": [2.0], "b": [3.0], "per_file": rows}
+    paired = between_readers(means, "a", "b", 0)
+    # differences -1, 0, -2: mean -1, standard deviation 1; smaller in two of three
+    assert (paired.mean, paired.spread, paired.below, paired.of) == (-1.0, pytest.approx(1.0), 2, 3)
+
+
+def test_swapping_two_readers_swaps_every_verdict():
+    for one, other in itertools.permutations(("frozen", "learning", "control"), 2):
+        a = between_readers(results()["reading"], one, other, -1)
+        b = between_readers(results()["reading"], other, one, -1)
+        assert a.sign == -b.sign and a.mean == -b.mean
