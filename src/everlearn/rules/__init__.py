@@ -1,0 +1,8 @@
+"""How one step changes weights: pure functions, one file per rule."""
+
+from everlearn.rules.clip import clip_rows
+from everlearn.rules.gd import gd
+from everlearn.rules.momentum import momentum
+from everlearn.rules.types import Rule, Slots
+
+__all__ = ["Rule", "Slots", "clip_rows", "gd", "momentum"]

@@ -1,0 +1,44 @@
+"""The feed-forward layer, with weights shared by all rows or owned by each."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply by a matrix that all rows share, [out, in], or that each row owns, [B, out, in]; x is [B, T, in]."""
+    return F.linear(x, weight) if weight.ndim == 2 else x @ weight.transpose(-1, -2)
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Compute down (silu(gate x) * up x).
+
+    Args:
+        x: [B, T, dim].
+        gate: [hidden, dim], or [B, hidden, dim] when each row owns its weights.
+        up: like `gate`.
+        down: [dim, hidden] or [B, dim, hidden].
+    Returns:
+        [B, T, dim].
+    """
+    return linear(F.silu(linear(x, gate)) * linear(x, up), down)
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP without biases: down (silu(gate x) * up x).
+
+    Args:
+        dim: size of the input and of the output.
+        hidden_dim: size between them.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(dim, hidden_dim, bias=False)
+        self.up = nn.Linear(dim, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x, [B, T, dim], to [B, T, dim]."""
+        return swiglu(x, self.gate.weight, self.up.weight, self.down.weight)

@@ -1,0 +1,32 @@
+"""Gradient descent: the plainest way to change weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from everlearn.rules.types import Slots
+
+
+def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: float | Tensor) -> tuple[Tensor, Slots]:
+    """Take one step against the gradient.  [NL eq. 1]
+
+        W_t = W_{t-1} - eta g_t
+
+    Written into a linear memory with the L2 objective this is the delta rule; with the dot product it is linear
+    attention. It keeps nothing between steps, which is why it needs no care when a stream is cut.
+
+    Args:
+        weights: what is changed, any shape.
+        grad: its gradient, same shape.
+        key: unused; every rule takes it.
+        slots: what the rule keeps between steps; gd keeps nothing and returns it as it came.
+        eta: step size in units of the gradient, >= 0, broadcast against `weights`.
+    Returns:
+        weights: the changed weights; the argument is left untouched.
+        slots: as given.
+    Example:
+        >>> import torch
+        >>> gd(torch.tensor([1.0]), torch.tensor([2.0]), None, {}, eta=0.25)[0]
+        tensor([0.5000])
+    """
+    return weights - eta * grad, slots
