@@ -65,19 +65,19 @@ def test_the_rule_is_ridge_regression_in_any_order_and_block_size():
     ridge = 0.3
     expected = (values * weights[:, None]).mT @ keys @ direct(keys, weights, ridge)
     for order, size in ((torch.arange(T), 1), (torch.arange(T).flip(0), 8), (torch.arange(T), T)):
-        W, slots = torch.zeros(N, D, dtype=torch.float64), {"precision": start_precision(D, ridge)}
+        W, slots = torch.zeros(N, D, dtype=torch.float64), {}
         for part in order.split(size):
             k, v, w = keys[part], values[part], weights[part]
             grad = ((W @ k.mT).mT - v).mul(w[:, None]).mT @ k
-            W, slots = least_squares(W, grad, k, slots, weight=w)
+            W, slots = least_squares(W, grad, k, slots, weight=w, ridge=ridge)
         torch.testing.assert_close(W, expected, atol=1e-11, rtol=1e-9)
 
 
 def test_optimizer_home_equals_memory_home():
     # the optimizer sees autograd's gradient of a layer's loss, the memory sees keys and values
     keys, values, _ = data(5)
-    weights, slots = torch.zeros(N, D, dtype=torch.float64), {"precision": start_precision(D, 1.0)}
-    layer, layer_slots = torch.nn.Linear(D, N, bias=False, dtype=torch.float64), dict(slots)
+    weights, slots = torch.zeros(N, D, dtype=torch.float64), {}
+    layer, layer_slots = torch.nn.Linear(D, N, bias=False, dtype=torch.float64), {}
     torch.nn.init.zeros_(layer.weight)
     for k, v in zip(keys.split(4), values.split(4), strict=True):
         weights, slots = least_squares(weights, (weights @ k.mT - v.mT) @ k, k, slots)
@@ -106,3 +106,8 @@ def test_weight_zero_changes_nothing():
 def test_ridge_must_be_positive():
     with pytest.raises(ValueError, match="above zero"):
         start_precision(3, ridge=0.0)
+
+
+def test_a_rule_without_a_key_is_refused():
+    with pytest.raises(ValueError, match="no key"):
+        least_squares(torch.zeros(1, 2), torch.zeros(1, 2), None, {})

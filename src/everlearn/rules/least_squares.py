@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Slots = dict[str, Tensor]
+from everlearn.rules.types import Slots
 
 
 def start_precision(dim: int, ridge: float, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -24,7 +24,14 @@ def start_precision(dim: int, ridge: float, dtype: torch.dtype = torch.float64) 
 
 
 def least_squares(
-    weights: Tensor, grad: Tensor, key: Tensor, slots: Slots, *, eta: float = 1.0, weight: float | Tensor = 1.0
+    weights: Tensor,
+    grad: Tensor,
+    key: Tensor | None,
+    slots: Slots,
+    *,
+    eta: float | Tensor = 1.0,
+    weight: float | Tensor = 1.0,
+    ridge: float = 1.0,
 ) -> tuple[Tensor, Slots]:
     """Take the exact least-squares step: learn the precision of the keys, then step by it.  [ours; NL eq. 47, 68]
 
@@ -40,20 +47,25 @@ def least_squares(
         weights: [..., N, D].
         grad: gradient at `weights` of sum_t w_t/2 |W k_t - v_t|^2, so sum_t w_t (W k_t - v_t) k_t^T, [..., N, D].
         key: the layer's inputs, [..., T, D], or one of them, [D].
-        slots: "precision" P, [..., D, D], symmetric positive definite.
+        slots: {} before the first step, then {"precision": P, [..., D, D]}.
         eta: share of the exact step, 1 takes all of it.
         weight: w, [..., T] or a number, >= 0.
+        ridge: the prior scatter that the first step starts from, in units of a squared key.
     Returns:
         weights: [..., N, D].
-        slots: the new "precision"; the argument is left untouched.
+        slots: the new precision; the argument is left untouched.
+    Raises:
+        ValueError: no key was given, or ridge is not above zero.
     Example:
-        >>> slots = {"precision": start_precision(2, ridge=1e-6)}
         >>> W, k, v = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[3.0, 4.0]]).double(), 5.0
-        >>> W, slots = least_squares(W, (W @ k.T - v) @ k, k, slots)
+        >>> W, slots = least_squares(W, (W @ k.T - v) @ k, k, {}, ridge=1e-6)
         >>> round((W @ k.T).item(), 3)
         5.0
     """
-    precision = add_records(slots["precision"], key, weight)
+    if key is None:
+        raise ValueError("least_squares got no key; give the layer's inputs, [T, D], or choose gd, which needs none")
+    old = slots["precision"] if slots else start_precision(key.shape[-1], ridge, weights.dtype).to(weights.device)
+    precision = add_records(old, key, weight)
     return weights - eta * (grad @ precision), {**slots, "precision": precision}
 
 
