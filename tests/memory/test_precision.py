@@ -181,6 +181,14 @@ def test_a_state_comes_back_bit_for_bit():
     assert same_bits(back, memory)
 
 
+def test_readout_and_shrinkage_may_change_after_a_read():
+    phi, y = records()
+    memory = learned(phi, y)
+    memory.scores(phi)
+    memory.readout, memory.shrinkage = ridge, 0.4
+    assert torch.equal(memory.scores(phi), learned(phi, y, readout=ridge, shrinkage=0.4).scores(phi))
+
+
 def test_a_write_after_a_read_is_seen():
     phi, y = records()
     memory = learned(phi[:100], y[:100])

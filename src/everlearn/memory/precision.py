@@ -71,7 +71,7 @@ class PrecisionMemory:
     Args:
         dim: length D of a feature vector. The state is D (D + 1) / 2 + C (D + 1) numbers, however much is learned.
         shrinkage: weight of the isotropic prior, in [1e-6, 1]; 1 is the nearest class mean.
-        readout: `lda` or `ridge`; the statistics serve both.
+        readout: `lda` or `ridge`; it and the shrinkage may be changed later, the statistics serve all.
         resolution: grid of the features, a power of two. The default suits features of size 0.01 to 10.
     Raises:
         ValueError: an argument outside its range.
@@ -93,7 +93,7 @@ class PrecisionMemory:
             raise ValueError(f"resolution {resolution} is not a power of two, so sums would round; try 2**-16")
         self.dim, self.shrinkage, self.readout, self.resolution = dim, shrinkage, readout, resolution
         self._learned = ClassStatistics.of(torch.zeros(0, dim, dtype=DTYPE), [], dim)
-        self._solved: tuple[Tensor, Tensor] | None = None
+        self._solved: tuple[object, Tensor, Tensor] | None = None
 
     @property
     def statistics(self) -> ClassStatistics:
@@ -167,9 +167,10 @@ class PrecisionMemory:
         if not self.labels:
             raise ValueError("the memory is empty, so it has no class to answer with; write records first")
         phi = self._features(phi)
-        if self._solved is None:
-            self._solved = self.readout(self._learned, self.shrinkage)
-        weights, bias = self._solved
+        asked = (self.readout, self.shrinkage)
+        if self._solved is None or self._solved[0] != asked:
+            self._solved = (asked, *self.readout(self._learned, self.shrinkage))
+        _, weights, bias = self._solved
         return phi @ weights.mT + bias
 
     def predict(self, phi: Tensor) -> list[Label]:
