@@ -1,0 +1,18 @@
+"""Options that several verbs share, so that one word means one thing everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import tyro
+
+DeviceName = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    tyro.conf.arg(help="where to compute; auto takes CUDA when there is one, else the CPU"),
+]
+JsonTarget = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="FILE|-", help="write every number as JSON to FILE, or - for standard output"),
+]
+Seed = Annotated[int, tyro.conf.arg(help="start of every random number generator")]
+Quick = Annotated[bool, tyro.conf.arg(help="run a smaller version in less time")]

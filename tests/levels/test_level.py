@@ -1,0 +1,57 @@
+"""When a level is due, worked out by hand.  [NL def. 2, eq. 71]"""
+
+import math
+
+import pytest
+import torch
+
+from everlearn.levels import Level, check_levels
+
+
+def test_a_period_is_due_from_its_last_token_on():
+    """[NL eq. 71]: with a period of 4, rows that hold 0, 3, 4 and 9 tokens are due: no, no, yes, yes."""
+    tokens = torch.tensor([0, 3, 4, 9])
+    assert Level("fast", 4).due(tokens).tolist() == [False, False, True, True]
+    assert Level("fast", 4).due(tokens, event="session").tolist() == [False] * 4
+
+
+def test_an_event_makes_the_rows_due_that_hold_tokens():
+    level, tokens = Level("slow", "session"), torch.tensor([0, 1, 99])
+    assert level.due(tokens, event="session").tolist() == [False, True, True]
+    assert level.due(tokens, event="document").tolist() == [False] * 3
+    assert level.due(tokens).tolist() == [False] * 3
+
+
+def test_an_endless_period_is_never_due():
+    """[NL def. 2]: frequency zero, a frozen level."""
+    assert Level("frozen", math.inf).due(torch.tensor([10**12])).tolist() == [False]
+
+
+@pytest.mark.parametrize("wrong", [0, -4, 2.5, "", math.nan, -math.inf])
+def test_a_period_must_count_tokens_or_name_an_event(wrong):
+    with pytest.raises(ValueError, match=r"update_period .* of level 'a' .*give an integer >= 1"):
+        Level("a", wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.inf, math.nan])
+def test_eta_is_finite_and_not_negative(wrong):
+    with pytest.raises(ValueError, match=r"eta .* of level 'a' must be finite and >= 0"):
+        Level("a", 4, eta=wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, math.nan])
+def test_anchor_decay_is_a_share(wrong):
+    with pytest.raises(ValueError, match=r"anchor_decay .* of level 'a' must lie in \[0, 1\)"):
+        Level("a", 4, anchor_decay=wrong)
+
+
+def test_levels_fit_a_chunk_size_that_divides_every_period():
+    levels = [Level("fast", 64), Level("mid", 256), Level("slow", "session"), Level("frozen", math.inf)]
+    assert check_levels(levels, 64) == tuple(levels)
+    repair = r"choose a divisor \(16, 32, 64\) or set update_period=96"
+    with pytest.raises(ValueError, match=rf"chunk_size 48 does not divide update_period 64 of level 'fast'; {repair}"):
+        check_levels(levels, 48)
+    with pytest.raises(ValueError, match="no level was given"):
+        check_levels([], 48)
+    with pytest.raises(ValueError, match="level name 'fast' must be unique"):
+        check_levels([levels[0], levels[0]], 64)
