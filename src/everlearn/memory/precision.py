@@ -53,7 +53,7 @@ READOUTS: dict[str, Readout] = {"lda": lda, "ridge": ridge}
 
 
 class PrecisionMemory:
-    """Remember classes exactly: record by record, in any order, without task boundaries.  [ours; NL eq. 6]
+    """Remember classes exactly: record by record, in any order, without task boundaries.  [ours]
 
         d = phi - mu_y;  mu_y <- mu_y + d/(n_y + 1);  P <- (P^-1 + n/(n+1) d d^T)^-1;  read: see `lda`
 

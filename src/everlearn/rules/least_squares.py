@@ -33,13 +33,13 @@ def least_squares(
     weight: float | Tensor = 1.0,
     ridge: float = 1.0,
 ) -> tuple[Tensor, Slots]:
-    """Take the exact least-squares step: learn the precision of the keys, then step by it.  [ours; NL eq. 47, 68]
+    """Take the exact least-squares step: learn the precision of the keys, then step by it.  [ours]
 
         P <- P - w (P k)(P k)^T / (1 + w k^T P k)
         W <- W - eta G P
 
     With eta 1, weights that start at zero and P = I / ridge, W equals the ridge regression on all records so far, in
-    any order. It is the omega rule's Newton limit, and known as recursive least squares; with class means for values
+    any order. It is the omega rule taken to its Newton limit over all of the past, and known as recursive least squares; with class means for values
     it is streaming LDA (Hayes & Kanan), on random features RanPAC and KLDA. Unlike `gd` it forgets along no key
     direction: P shrinks where it has looked.
 
