@@ -39,9 +39,9 @@ def least_squares(
         W <- W - eta G P
 
     With eta 1, weights that start at zero and P = I / ridge, W equals the ridge regression on all records so far, in
-    any order. It is the omega rule taken to its Newton limit over all of the past, and known as recursive least squares; with class means for values
-    it is streaming LDA (Hayes & Kanan), on random features RanPAC and KLDA. Unlike `gd` it forgets along no key
-    direction: P shrinks where it has looked.
+    any order. It is the omega rule taken to its Newton limit over all of the past, known as recursive least squares;
+    with class means for values it is streaming LDA (Hayes & Kanan), on random features RanPAC and KLDA. Unlike `gd`
+    it forgets along no key direction: P shrinks where it has looked.
 
     Args:
         weights: [..., N, D].
