@@ -1,5 +1,6 @@
 """Strategies against closed forms, against each other, and against what they promise about boundaries and storage."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -234,6 +235,16 @@ def test_cms_levels_change_only_at_their_steps():
     head.observe(x[B : 2 * B], y[B : 2 * B])
     assert not torch.equal(head.state.memory["every_2.down"], slow)
     assert not torch.equal(head.state.memory["every_1.down"], fast)
+
+
+def test_moved_tells_how_far_each_level_came():
+    head = cms_head(step_levels(0.1, B, (1, 2)))
+    assert head.moved() == {"every_1": 0.0, "every_2": 0.0}
+    memory = dict(head.state.memory)
+    for part in ("gate", "up", "down"):
+        memory[f"every_2.{part}"] = 1.25 * memory[f"every_2.{part}"]
+    head.state = replace(head.state, memory=memory)
+    assert head.moved() == {"every_1": 0.0, "every_2": pytest.approx(0.25)}
 
 
 def test_a_cms_with_frozen_levels_is_fine_tuning_on_its_features():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everlearn.continual.metrics import Report, report, run_stream
 from everlearn.continual.strategies.base import TakesBoundaries
+from everlearn.continual.strategies.cms import CMSHead
 from everlearn.continual.streams import DAYS, Split, Stream, digits, week_of_digits
 from everlearn.demo.digits_methods import (
     BATCH_SIZE,
@@ -45,7 +46,8 @@ def run(seeds: int = 5, progress: Progress | None = None) -> dict[str, Any]:
         standard deviation over seeds (None for one seed). Per method: `final`, `task_a` (Monday's digits at the end),
         `after_day` (Monday's digits after each day), `final_macro`, `average_incremental`, `forgetting`,
         `backward_transfer`, `plasticity`, `stores_kb`, `stores_images`, `needs_boundaries`, and `masked`: whether its
-        loss leaves the classes alone that a batch does not contain.
+        loss leaves the classes alone that a batch does not contain. For the CMS and its control also `levels_moved`:
+        how far the level that moved most is from its start, relative to the start.
     Raises:
         ValueError: fewer than one seed.
     """
@@ -142,12 +144,14 @@ def _measure(
     name: str, settings: Settings, features: Features, weeks: list[Stream]
 ) -> tuple[dict[str, Any], list[list[int]]]:
     """Return a method's row over all weeks, and its answers in the first one, [days, test images]."""
-    reports, answers, kept = [], [], []
+    reports, answers, kept, moved = [], [], [], []
     for seed, week in enumerate(weeks):
         strategy = METHODS[name](features, settings, seed)
         answers.append(run_stream(strategy, week, BATCH_SIZE))
         reports.append(report(answers[-1], week.test.y, week.test_experience))
         kept.append(strategy.stores_bytes() / 1024)
+        if isinstance(strategy, CMSHead):
+            moved.append(max(strategy.moved().values()))
     row = _row(reports) | {
         "stores_kb": max(kept),
         "stores_images": strategy.stores_images,
@@ -155,6 +159,8 @@ def _measure(
         "masked": name == "fine_tune_masked" or settings.get("loss") == "batch",
         "settings": settings,
     }
+    if moved:
+        row["levels_moved"] = statistics.mean(moved)
     return row, answers[0].tolist()
 
 

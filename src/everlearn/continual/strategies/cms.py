@@ -87,6 +87,16 @@ class CMSHead:
         """Return the bytes of the levels' weights, of the gradients they collect, their clocks and the read-out."""
         return tensor_bytes([*self.state.memory.values(), *self.readout])
 
+    def moved(self) -> dict[str, float]:
+        """Return how far each level is from its start, relative to the start's norm: 0 says that it learned nothing."""
+        now, start = self.cms.weights(self.state), self.cms.weights(self.cms.initial_state(1))
+        shares = {}
+        for level in self.cms.learning_levels:
+            names = [name for name in now if name.startswith(f"{level.name}.")]
+            change = sum(float((now[name] - start[name]).detach().square().sum()) for name in names)
+            shares[level.name] = (change / sum(float(start[name].detach().square().sum()) for name in names)) ** 0.5
+        return shares
+
     def _logits(self, x: Tensor, state: LayerState, readout: list[Tensor]) -> Tensor:
         """Return [B, C]."""
         phi = self.encode(x)
