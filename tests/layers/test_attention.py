@@ -77,10 +77,10 @@ def test_the_cache_names_and_positions():
         "v": (2, 4, HEADS, DIM // HEADS),
         "positions": (2, 4),
     }
-    assert state.context["positions"].tolist() == [[0, 1, 2, 3], [0, 1, -1, -1]]
+    assert state.context["positions"].tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
     assert state.context["positions"].dtype == torch.int64
     _, state = layer(draw(1, rows=2), state, torch.tensor([[False], [True]]))
-    assert state.context["positions"].tolist() == [[0, 1, 2, 3], [0, 1, 2, -1]]
+    assert state.context["positions"].tolist() == [[1, 2, 3, 4], [1, 2, 3, 0]]
     assert state.context["k"][1, 3].abs().max() == 0
 
 
@@ -91,7 +91,7 @@ def test_a_window_bounds_the_cache_and_forgets_what_left_it():
         mask = torch.arange(8) < torch.tensor([[8], [1]])  # row 1 advances eight times slower
         _, state = layer(x[:, t : t + 8], state, mask)
         assert state.context["k"].shape[1] <= 4
-    assert state.context["positions"].tolist() == [[60, 61, 62, 63], [4, 5, 6, 7]]
+    assert state.context["positions"].tolist() == [[61, 62, 63, 64], [5, 6, 7, 8]]
 
 
 def test_settings_that_cannot_work_are_refused():

@@ -25,7 +25,7 @@ def literal(layer: DeltaMemory, x: torch.Tensor) -> torch.Tensor:
     alpha = torch.sigmoid(logits[:, HEADS:])
     eta = (1 + alpha) * torch.sigmoid(logits[:, :HEADS])
     q, k = (part / (part.square().sum(-1, keepdim=True) + 1e-6).sqrt() for part in (q, k))
-    y, _ = delta_rule(q, k, v, eta[None], alpha.log()[None], layer.init_memory[None])
+    y, _ = delta_rule(q, k, v, eta[None], alpha.log()[None])
     y = y[0] / (y[0].square().mean(-1, keepdim=True) + 1e-5).sqrt() * layer.norm.weight
     return y.flatten(1) @ layer.out.weight.T
 
@@ -34,24 +34,22 @@ def test_equals_the_equation_written_out():
     torch.manual_seed(0)
     layer = DeltaMemory(DIM, HEADS).double()
     with torch.no_grad():
-        layer.init_memory.normal_()
         layer.norm.weight.uniform_(0.5, 1.5)
         layer.gates.weight.mul_(20)
     x = torch.randn(1, 40, DIM, dtype=torch.float64)
     assert torch.allclose(layer(x)[0][0], literal(layer, x[0]), rtol=0, atol=1e-12)
 
 
-def test_state_names_and_the_start_from_the_learned_memory():
+def test_state_names_and_the_empty_start():
     torch.manual_seed(0)
     layer = DeltaMemory(DIM, HEADS)
-    nn.init.normal_(layer.init_memory)
     x = torch.randn(2, 6, DIM)
     _, state = layer(x)
     assert {n: tuple(t.shape) for n, t in state.memory.items()} == {"S": (2, HEADS, 4, 4)}
     assert {n: tuple(t.shape) for n, t in state.context.items()} == {"conv": (2, 3, 3 * DIM)}
     assert torch.equal(state.context["conv"], layer.qkv(x)[:, -3:])
     _, state = layer(x, None, torch.zeros(2, 6, dtype=torch.bool))
-    assert torch.equal(state.memory["S"], layer.init_memory.expand(2, -1, -1, -1))
+    assert state.memory["S"].abs().max() == 0
     assert state.context["conv"].abs().max() == 0
 
 
@@ -170,3 +168,13 @@ def test_sixteen_keys_are_recalled_in_context():
         scores.append(accuracy(model, recall, 64, generator))
     print("recall of 16 keys:", scores)
     assert sum(score >= 0.98 for score in scores) >= 2, scores
+
+
+def test_a_document_ends_with_an_empty_memory_in_the_rows_it_concerns():
+    torch.manual_seed(0)
+    layer = DeltaMemory(DIM, HEADS)
+    _, state = layer(torch.randn(2, 6, DIM))
+    ended = layer.tick(state, "document", torch.tensor([True, False]))
+    assert torch.equal(ended.memory["S"][0], layer.initial_state(1).memory["S"][0])
+    assert torch.equal(ended.memory["S"][1], state.memory["S"][1])
+    assert torch.equal(layer.tick(state, "turn").memory["S"], state.memory["S"])

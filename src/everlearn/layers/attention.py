@@ -42,6 +42,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
+    def initial_state(self, batch_size: int) -> LayerState:
+        """Return what a fresh stream starts from: nothing."""
+        return LayerState()
+
+    def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> LayerState:
+        """Return the state as it is: all that attention keeps is context, which a new segment drops."""
+        return state
+
     def forward(
         self, x: Tensor, state: LayerState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, LayerState]:
@@ -53,7 +61,8 @@ class Attention(nn.Module):
             mask: [B, T] bool, True for a real token, real tokens first; None means all are.
         Returns:
             y: [B, T, dim]; arbitrary but finite at padded positions.
-            state: context {"k": [B, S, H, D] rotated, "v": [B, S, H, D], "positions": [B, S] int64, -1 = empty slot}.
+            state: context {"k": [B, S, H, D] rotated, "v": [B, S, H, D], "positions": [B, S] int64, counted
+                from 1, 0 = empty slot}.
         Raises:
             ValueError: a shape or a mask that does not fit.
         """
@@ -66,7 +75,7 @@ class Attention(nn.Module):
         positions = self._positions(x, cache, mask)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
         q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
-        slots = positions if mask is None else positions.masked_fill(~mask, -1)
+        slots = positions + 1 if mask is None else (positions + 1).masked_fill(~mask, 0)
         new: Tensors = {"k": k, "v": v, "positions": slots}
         if cache:
             new = {name: torch.cat([cache[name].to(part.dtype), part], 1) for name, part in new.items()}
@@ -78,7 +87,7 @@ class Attention(nn.Module):
         real = torch.ones(x.shape[:2], dtype=torch.long, device=x.device) if mask is None else mask.long()
         last = real.cumsum(1) - 1
         if cache:
-            last = last + cache["positions"].amax(1, keepdim=True) + 1
+            last = last + cache["positions"].amax(1, keepdim=True)
         return last.clamp(min=0)
 
     def _attend(self, q: Tensor, positions: Tensor, stored: Tensors) -> Tensor:
@@ -87,8 +96,8 @@ class Attention(nn.Module):
         length, size = q.shape[2], k.shape[2]
         if length == size and (self.window is None or self.window >= length):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        distance = positions.unsqueeze(2) - stored["positions"].unsqueeze(1)
-        seen = (distance >= 0) & (stored["positions"] >= 0).unsqueeze(1)
+        distance = positions.unsqueeze(2) + 1 - stored["positions"].unsqueeze(1)
+        seen = (distance >= 0) & (stored["positions"] > 0).unsqueeze(1)
         if self.window is not None:
             seen = seen & (distance < self.window)
         # a padded token sees itself: a softmax over nothing is not finite on every backend
@@ -100,14 +109,14 @@ class Attention(nn.Module):
         positions = stored["positions"]
         if not padded and (self.window is None or positions.shape[1] <= self.window):
             return stored
-        keep = positions >= 0
+        keep = positions > 0
         if self.window is not None:
             keep = keep & (positions > positions.amax(1, keepdim=True) - self.window)
         if bool(keep.all()):
             return stored
         size = int(keep.sum(1).amax().clamp(min=1))
         order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :size]
-        slots = positions.gather(1, order).masked_fill(~keep.gather(1, order), -1)
+        slots = positions.gather(1, order).masked_fill(~keep.gather(1, order), 0)
         index = order[:, :, None, None]
         return {name: stored[name].take_along_dim(index, 1) for name in ("k", "v")} | {"positions": slots}
 

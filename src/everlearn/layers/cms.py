@@ -125,11 +125,12 @@ class CMS(nn.Module):
     def track(self, state: LayerState | None, batch_size: int = 1) -> LayerState:
         """Return the state with its weights ready for `torch.autograd.grad`.
 
-        Weights that already belong to a graph (a state that is trained through) stay in it; others become leaves.
+        Weights that already belong to a graph (a state that is trained through) stay in it, under a name of their own,
+        so that the gradient is that of this reading alone; others become leaves.
         """
         state = state if state and state.memory else self.initial_state(batch_size)
         leaves = {
-            name: weight if weight.requires_grad else weight.detach().requires_grad_()
+            name: weight.view_as(weight) if weight.requires_grad else weight.detach().requires_grad_()
             for name, weight in self.weights(state).items()
         }
         return replace(state, memory=state.memory | leaves)
@@ -217,7 +218,9 @@ class CMS(nn.Module):
 
     def _start(self, level: str) -> Tensors:
         """Return one level's learned start, "gate", "up" and "down"."""
-        return {part: self.mlps.get_parameter(f"{level}.{part}.weight") for part in PARTS}
+        mlp = self.mlps[level]
+        assert isinstance(mlp, SwiGLU)
+        return mlp.weights()
 
     def _level_weights(self, level: str, memory: Tensors) -> Tensors:
         """Return one level's weights: its stream's where it has any, else its learned start."""

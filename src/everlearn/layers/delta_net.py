@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.layers.inputs import check_input
-from everlearn.memory.state import LayerState, Tensors
+from everlearn.memory.state import LayerState, Tensors, where_rows
 from everlearn.ops.delta_rule import delta_rule
 
 
@@ -53,11 +53,30 @@ class DeltaMemory(nn.Module):
         self.gates = nn.Linear(dim, 2 * num_heads)  # logits of eta, then of alpha
         self.norm = nn.RMSNorm(self.head_dim, eps=1e-5)
         self.out = nn.Linear(dim, dim, bias=False)
-        self.init_memory = nn.Parameter(torch.zeros(num_heads, self.head_dim, self.head_dim))
         with torch.no_grad():
             self.conv[-1] += 1  # each token starts mostly as itself
             self.gates.weight.mul_(0.1)
             self.gates.bias.copy_(torch.tensor([0.0, alpha_bias]).repeat_interleave(num_heads))
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        """Return what a fresh stream starts from: an empty memory for each row."""
+        dtype = torch.promote_types(self.qkv.weight.dtype, torch.float32)
+        shape = (batch_size, self.num_heads, self.head_dim, self.head_dim)
+        return LayerState({"S": torch.zeros(shape, dtype=dtype, device=self.qkv.weight.device)})
+
+    def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> LayerState:
+        """Empty the memory when a document ends; any other event changes nothing.
+
+        Args:
+            state: what the streams have left.
+            event: such as "document".
+            rows: [B] bool, the rows that it concerns; None means all.
+        """
+        if event != "document" or "S" not in state.memory:
+            return state
+        old = state.memory["S"]
+        empty = torch.zeros_like(old)
+        return LayerState({"S": empty if rows is None else where_rows(rows, empty, old)}, state.context)
 
     def forward(
         self, x: Tensor, state: LayerState | None = None, mask: Tensor | None = None
@@ -66,7 +85,7 @@ class DeltaMemory(nn.Module):
 
         Args:
             x: [B, T, dim].
-            state: what earlier pieces left; None starts from the learned initial memory.
+            state: what earlier pieces left; None starts from an empty memory.
             mask: [B, T] bool, True for a real token, real tokens first; None means all are.
         Returns:
             y: [B, T, dim], read after the token's own write; arbitrary but finite at padded positions.
@@ -83,10 +102,7 @@ class DeltaMemory(nn.Module):
         eta, log_alpha = self._gates(x)
         if mask is not None:
             eta, log_alpha = eta.masked_fill(~mask.unsqueeze(-1), 0), log_alpha.masked_fill(~mask.unsqueeze(-1), 0)
-        memory = state.memory.get("S")
-        if memory is None:
-            memory = self.init_memory.expand(x.shape[0], -1, -1, -1)
-        y, memory = delta_rule(unit(q), unit(k), v, eta, log_alpha, memory, block_size=self.block_size)
+        y, memory = delta_rule(unit(q), unit(k), v, eta, log_alpha, state.memory.get("S"), block_size=self.block_size)
         return self.out(self.norm(y).flatten(2)), LayerState({"S": memory}, {"conv": tail})
 
     def _convolve(self, inputs: Tensor, context: Tensors, mask: Tensor | None) -> tuple[Tensor, Tensor]:

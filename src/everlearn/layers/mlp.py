@@ -39,6 +39,10 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(dim, hidden_dim, bias=False)
         self.down = nn.Linear(hidden_dim, dim, bias=False)
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the three matrices as `swiglu` takes them."""
+        return {"gate": self.gate.weight, "up": self.up.weight, "down": self.down.weight}
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x, [B, T, dim], to [B, T, dim]."""
-        return swiglu(x, self.gate.weight, self.up.weight, self.down.weight)
+        return swiglu(x, **self.weights())
