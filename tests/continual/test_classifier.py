@@ -1,13 +1,12 @@
 """The classifier: learning at any time, forgetting, merging, and files that come back or are refused."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from everlearn.continual.classifier import KEY, Classifier, _digest
+from everlearn.continual.classifier import Classifier
 from everlearn.continual.features import HashedText, RandomReLU
+from everlearn.memory import codec
 from everlearn.memory.precision import PrecisionMemory, ridge
 
 TEXTS = [
@@ -132,22 +131,17 @@ def test_a_changed_byte_is_refused_wherever_it_is(tmp_path):
             Classifier.load(tmp_path / "c")
 
 
-def rewritten(path, change_header=lambda h: h, change_tensors=lambda t: t):
+def rewritten(path, change_meta=lambda m: m, change_tensors=lambda t: t):
     """Write the file again with a valid checksum, as a careless tool would."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
-    header.pop("sha256")
-    header, tensors = change_header(header), change_tensors(load(data))
-    header["sha256"] = _digest(tensors, header)
-    path.write_bytes(save(tensors, {KEY: json.dumps(header)}))
+    tensors, meta = codec.decode(path.read_bytes(), "c")
+    path.write_bytes(codec.encode(change_tensors(tensors), change_meta(meta)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"change_header": lambda h: h | {"format": 99}}, "format 99"),
-        ({"change_header": lambda h: h | {"encoder": {"kind": "mine", "dim": 64}}}, "pass it as"),
+        ({"change_meta": lambda m: m | {"kind": "reader"}}, "not a classifier's file"),
+        ({"change_meta": lambda m: m | {"encoder": {"kind": "mine", "dim": 64}}}, "pass it as"),
         ({"change_tensors": lambda t: t | {"sums": t["sums"] * float("nan")}}, "NaN"),
     ],
 )
@@ -166,13 +160,26 @@ def test_another_encoder_is_refused(tmp_path):
 
 
 def test_what_is_no_file_of_ours_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
-        Classifier.load(tmp_path / "none")
-    with pytest.raises(ValueError, match="is a folder"):
-        Classifier.load(tmp_path)
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match="is not there"):
+            Classifier.load(path)
     (tmp_path / "other").write_bytes(save({"x": torch.zeros(1)}))
-    with pytest.raises(ValueError, match="not a classifier's file"):
+    with pytest.raises(ValueError, match="not written by everlearn"):
         Classifier.load(tmp_path / "other")
+
+
+def test_a_file_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(codec, "FORMAT", codec.FORMAT + 1)
+    classifier().save(tmp_path / "c")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="update everlearn"):
+        Classifier.load(tmp_path / "c")
+
+
+def test_notes_come_back_with_what_they_belong_to(tmp_path):
+    classifier().save(tmp_path / "c", {"read": 6})
+    made, notes = Classifier.load_with_notes(tmp_path / "c")
+    assert notes == {"read": 6} and made.counts == classifier().counts
 
 
 class Lengths:

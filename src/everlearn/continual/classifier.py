@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from everlearn.continual.features import Encoder, encoder_from_settings
 from everlearn.memory.class_statistics import Label
-from everlearn.memory.files import atomic_write
+from everlearn.memory.codec import load_tensors, save_tensors
 from everlearn.memory.precision import PrecisionMemory
 
-FORMAT = 1
-KEY = "everlearn.classifier"
+KIND = "classifier"
 
 
 class Classifier:
@@ -117,19 +111,18 @@ class Classifier:
             for row, values in zip(index.tolist(), shares.tolist(), strict=True)
         ]
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, notes: dict[str, Any] | None = None) -> None:
         """Write what was learned to one file; a crash leaves the old file or the new one.
 
-        The file is safetensors with a JSON header: format, encoder settings, labels, sha256 of the content. Equal
-        knowledge gives equal bytes, in whatever order it was learned.
+        Equal knowledge and notes give equal bytes, in whatever order it was learned.
 
-        Raises:
-            ValueError: something that is not finite, which must not reach a file.
+        Args:
+            path: the file; see `memory.codec`.
+            notes: JSON data that is kept with it, such as how far a stream has been learned.
         """
-        tensors, meta = self.memory.to_tensors()
-        header = {"format": FORMAT, "encoder": self.encoder.settings(), "memory": meta}
-        header["sha256"] = _digest(tensors, header)
-        atomic_write(Path(path), save_tensors(tensors, {KEY: json.dumps(header, sort_keys=True)}))
+        tensors, memory = self.memory.to_tensors()
+        meta = {"kind": KIND, "encoder": self.encoder.settings(), "memory": memory, "notes": notes or {}}
+        save_tensors(Path(path), tensors, meta)
 
     @classmethod
     def load(cls, path: Path | str, encoder: Encoder | None = None) -> Classifier:
@@ -141,51 +134,25 @@ class Classifier:
         Raises:
             ValueError: the file is missing, truncated, changed, of another format, or of another encoder.
         """
+        return cls.load_with_notes(path, encoder)[0]
+
+    @classmethod
+    def load_with_notes(cls, path: Path | str, encoder: Encoder | None = None) -> tuple[Classifier, dict[str, Any]]:
+        """Return the classifier as `load` does, and the notes that were saved with it."""
         path = Path(path)
-        header, tensors = _read(path)
-        if header.get("format") != FORMAT:
-            raise ValueError(
-                f"{path} has format {header.get('format')!r}; this version reads format {FORMAT}; "
-                "use the version of everlearn that wrote it"
-            )
-        if header.pop("sha256", None) != _digest(tensors, header):
-            raise ValueError(f"{path} has changed since it was saved: its checksum differs; restore it from a copy")
-        encoder = encoder or encoder_from_settings(header["encoder"])
+        if not path.is_file():
+            raise ValueError(f"{path} is not there; give the path of the file that Classifier.save wrote")
+        tensors, meta = load_tensors(path)
+        if meta.get("kind") != KIND:
+            raise ValueError(f"{path} is not a classifier's file; give the path that Classifier.save wrote")
+        encoder = encoder or encoder_from_settings(meta["encoder"])
         if encoder is None:
             raise ValueError(
-                f"{path} was learned with the encoder {_short(header['encoder'])}, which is not built in; "
+                f"{path} was learned with the encoder {_short(meta['encoder'])}, which is not built in; "
                 "pass it as Classifier.load(path, encoder)"
             )
-        _check_encoder(header["encoder"], encoder.settings(), str(path))
-        return cls(encoder, PrecisionMemory.from_tensors(tensors, header["memory"]))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the header and the tensors of a file, once both can be read."""
-    try:
-        data = path.read_bytes()
-        tensors = load_tensors(data)
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give the path that Classifier.save wrote") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path} is a folder; give the path of the file that Classifier.save wrote") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}); restore it from a copy") from None
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(f"{path} is not a classifier's file; give the path that Classifier.save wrote") from None
-    return header, tensors
-
-
-def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
-    """Return the sha256 of the header without its checksum and of every tensor."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
+        _check_encoder(meta["encoder"], encoder.settings(), str(path))
+        return cls(encoder, PrecisionMemory.from_tensors(tensors, meta["memory"])), meta["notes"]
 
 
 def _check_encoder(theirs: dict[str, Any], ours: dict[str, Any], whose: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -93,3 +93,65 @@ pytree.register_dataclass(LayerState, field_names=["memory", "context"], drop_fi
 pytree.register_dataclass(
     ModelState, field_names=["memory", "context", "tokens_seen", "segment_len"], drop_field_names=[]
 )
+
+
+def concat_rows(states: Sequence[ModelState], fresh: ModelState) -> ModelState:
+    """Put several streams into one batch.
+
+    Args:
+        states: each with any number of rows.
+        fresh: the model's `initial_state(1)`; it fills in layers that a stream has not used yet. Where streams carry
+            contexts of different lengths the shorter are padded with zeros, which every layer reads as empty.
+    """
+    layers: dict[str, dict[str, Tensors]] = {"memory": {}, "context": {}}
+    for part, whole in layers.items():
+        own = [getattr(state, part) for state in (*states, fresh)]
+        for layer in dict.fromkeys(name for tensors in own for name in tensors):
+            whole[layer] = _concat_layer([tensors.get(layer, {}) for tensors in own], [s.batch_size for s in states])
+    tokens_seen, segment_len = (torch.cat([getattr(s, n) for s in states]) for n in ("tokens_seen", "segment_len"))
+    return ModelState(layers["memory"], layers["context"], tokens_seen, segment_len)
+
+
+def _concat_layer(parts: list[Tensors], rows: list[int]) -> Tensors:
+    """Concatenate one layer's tensors; the last of `parts` is the fresh start, which only fills gaps."""
+    *own, fresh = parts
+    joined = {}
+    for leaf in dict.fromkeys(name for tensors in parts for name in tensors):
+        known = next(tensors[leaf] for tensors in parts if leaf in tensors)
+        start = fresh.get(leaf, torch.zeros_like(known[:1]))
+        pieces = [t[leaf] if leaf in t else start.expand(n, *start.shape[1:]) for t, n in zip(own, rows, strict=True)]
+        length = max(piece.shape[1] for piece in pieces) if known.ndim > 1 else 0
+        joined[leaf] = torch.cat([_pad_to(piece, length) for piece in pieces])
+    return joined
+
+
+def _pad_to(tensor: Tensor, length: int) -> Tensor:
+    """Pad the second dimension with zeros at its end."""
+    if tensor.ndim < 2 or tensor.shape[1] == length:
+        return tensor
+    gap = tensor.new_zeros(tensor.shape[0], length - tensor.shape[1], *tensor.shape[2:])
+    return torch.cat([tensor, gap], 1)
+
+
+def take_level(state: ModelState, snapshot: ModelState, level: str) -> ModelState:
+    """Roll one level back: its tensors come from `snapshot`, everything else stays.
+
+    Args:
+        state: what the stream has taught by now.
+        snapshot: an earlier state of the same stream.
+        level: name of the level, such as "fast".
+    Raises:
+        ValueError: no memory of the snapshot has that level.
+    """
+    prefix = f"{level}."
+    taken = {
+        layer: {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        for layer, tensors in snapshot.memory.items()
+    }
+    if not any(taken.values()):
+        raise ValueError(f"the snapshot has no level {level!r}; its memories are {sorted(snapshot.memory)}")
+    memory = {}
+    for layer, tensors in state.memory.items():
+        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix) or not taken.get(layer)}
+        memory[layer] = kept | taken.get(layer, {})
+    return replace(state, memory=memory)

@@ -1,0 +1,145 @@
+"""A state as a safetensors file: one codec for the learner, the demo and every store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from everlearn.memory.files import atomic_write
+from everlearn.memory.state import ModelState, Tensors
+
+FORMAT = 1  # of the file; it has its own number, apart from the package's version
+KEY = "everlearn"
+
+
+def to_tensors(state: ModelState) -> Tensors:
+    """Return the state as one flat dictionary: "memory/<layer>/<name>", "context/<layer>/<name>" and the counters."""
+    flat = {"tokens_seen": state.tokens_seen, "segment_len": state.segment_len}
+    for part, layers in (("memory", state.memory), ("context", state.context)):
+        for layer, tensors in layers.items():
+            flat |= {f"{part}/{layer}/{name}": tensor for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> ModelState:
+    """Rebuild a state from `to_tensors`.
+
+    Raises:
+        ValueError: a name that no state has, or a counter that is missing.
+    """
+    parts: dict[str, dict[str, Tensors]] = {"memory": {}, "context": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        layer, _, leaf = rest.partition("/")
+        if part in parts and leaf:
+            parts[part].setdefault(layer, {})[leaf] = tensor
+        elif name not in ("tokens_seen", "segment_len"):
+            raise ValueError(f"tensor {name!r} does not belong to a state; it was not written by everlearn")
+    if missing := [name for name in ("tokens_seen", "segment_len") if name not in tensors]:
+        raise ValueError(f"tensor {missing[0]!r} is missing from the state; the file is not whole, use a backup")
+    return ModelState(parts["memory"], parts["context"], tensors["tokens_seen"], tensors["segment_len"])
+
+
+def encode(tensors: Tensors, meta: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a safetensors file that carries its own hash.
+
+    Args:
+        tensors: any flat dictionary.
+        meta: JSON data that belongs to it, such as the fingerprint of the model.
+    """
+    content = {"format": FORMAT, "torch": torch.__version__, "meta": meta}
+    content["sha256"] = digest(tensors, json.dumps(content, sort_keys=True))
+    # one key, because safetensors writes several in any order, and equal knowledge should give equal bytes
+    return safetensors.torch.save(dict(tensors), metadata={KEY: json.dumps(content, sort_keys=True)})
+
+
+def decode(data: bytes, name: str) -> tuple[Tensors, dict[str, Any]]:
+    """Read `encode`'s bytes and check everything: format, hash, and that every number is finite.
+
+    Args:
+        data: content of the file.
+        name: what to call it in an error.
+    Returns:
+        tensors: as encoded.
+        meta: as encoded.
+    Raises:
+        ValueError: not such a file, truncated, changed, of a newer format, or holding NaN or infinity.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{name} is truncated or no safetensors file ({error}); use a snapshot or a backup") from None
+    if KEY not in header:
+        raise ValueError(f"{name} was not written by everlearn (its header says nothing); give a file that it saved")
+    content = _content(header[KEY], name)
+    if content.pop("sha256", None) != digest(tensors, json.dumps(content, sort_keys=True)):
+        raise ValueError(f"{name} was changed after it was saved (its hash does not match); use a snapshot or a backup")
+    if content["format"] > FORMAT:
+        raise ValueError(f"{name} has format {content['format']}, this version reads up to {FORMAT}; update everlearn")
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds NaN or infinity in {key!r}; use a snapshot or a backup from before")
+    return tensors, content["meta"]
+
+
+def _content(text: str, name: str) -> dict[str, Any]:
+    """Parse the header's own JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError(f"{name} was changed after it was saved (its header is damaged); use a backup") from None
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return a SHA-256 over names, types, shapes and bytes of all tensors, and over `text`."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> None:
+    """Write `encode`'s bytes atomically."""
+    atomic_write(Path(path), encode(tensors, meta))
+
+
+def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read and check a file of `save_tensors`."""
+    return decode(Path(path).read_bytes(), str(path))
+
+
+def check_fits(state: ModelState, fresh: ModelState, name: str) -> None:
+    """Refuse a state whose memory is not that of the model.
+
+    Args:
+        state: what was loaded.
+        fresh: the model's `initial_state(1)`.
+        name: what to call the state in an error.
+    Raises:
+        ValueError: a layer or tensor that the model lacks, or another shape or type.
+    """
+    rows = state.batch_size
+    for layer, tensors in fresh.memory.items():
+        for leaf, tensor in tensors.items():
+            found = state.memory.get(layer, {}).get(leaf)
+            if found is None or found.shape != (rows, *tensor.shape[1:]) or found.dtype != tensor.dtype:
+                got = "nothing" if found is None else f"{found.dtype} {tuple(found.shape)}"
+                raise ValueError(
+                    f"{name} does not fit this model: {layer}/{leaf} is {got}, the model has {tensor.dtype} "
+                    f"{(rows, *tensor.shape[1:])}; load it with the model that wrote it"
+                )
+    if unknown := sorted(set(state.memory) - set(fresh.memory)):
+        raise ValueError(
+            f"{name} holds a memory {unknown[0]!r} that this model lacks; load it with the model that wrote it"
+        )

@@ -1,0 +1,5 @@
+"""Durable memories."""
+
+from everlearn.store.folder import FolderStore
+
+__all__ = ["FolderStore"]

@@ -1,0 +1,67 @@
+"""One file per user in a folder: written atomically, checked whole on load."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from everlearn.memory.codec import check_fits, from_tensors, load_tensors, save_tensors, to_tensors
+from everlearn.memory.state import ModelState
+
+
+class FolderStore:
+    """Keep each user's memory as one safetensors file.
+
+    A user's name never becomes a file name: files are named by its SHA-256, the name stands inside.
+
+    Args:
+        folder: made when it is missing.
+        fingerprint: of the model whose memories these are (`Decoder.fingerprint()`).
+        fresh: the model's `initial_state(1)`, which every loaded state must fit.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, fresh: ModelState) -> None:
+        self.folder, self.fingerprint, self.fresh = Path(folder), fingerprint, fresh
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, user: str) -> Path:
+        """Return the file of a user; the name is compared in Unicode's composed form (NFC).
+
+        Raises:
+            ValueError: a name that is empty, longer than 128 characters or holds control characters.
+        """
+        name = unicodedata.normalize("NFC", user)
+        if not name or len(name) > 128 or not name.isprintable():
+            raise ValueError(f"user name {user!r} must have 1 to 128 printable characters")
+        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
+
+    def load(self, user: str) -> tuple[ModelState, dict[str, Any]] | None:
+        """Return a user's state and notes, or None when there is none.
+
+        Raises:
+            ValueError: the file is truncated, changed, not finite, or belongs to another model or user.
+        """
+        path = self.path(user)
+        if not path.exists():
+            return None
+        tensors, meta = load_tensors(path)
+        if meta.get("user") != unicodedata.normalize("NFC", user):
+            raise ValueError(f"{path} does not belong to user {user!r}; a memory file must not be renamed")
+        if meta.get("model") != self.fingerprint:
+            raise ValueError(
+                f"{path} is the memory of another model; read with the model that wrote it, or start a new folder"
+            )
+        state = from_tensors(tensors)
+        check_fits(state, self.fresh, str(path))
+        return state, meta.get("notes", {})
+
+    def save(self, user: str, state: ModelState, notes: dict[str, Any]) -> None:
+        """Replace a user's file in one step; a crash leaves the old one or the new one."""
+        meta = {"user": unicodedata.normalize("NFC", user), "model": self.fingerprint, "notes": notes}
+        save_tensors(self.path(user), to_tensors(state), meta)
+
+    def users(self) -> list[str]:
+        """Return the names of all users, sorted."""
+        return sorted(load_tensors(path)[1]["user"] for path in self.folder.glob("*.safetensors"))
