@@ -1,0 +1,8 @@
+"""The models."""
+
+from everlearn.models.checkpoint import load_model, save_model
+from everlearn.models.config import DecoderConfig
+from everlearn.models.decoder import Decoder
+from everlearn.models.presets import PRESETS, preset
+
+__all__ = ["PRESETS", "Decoder", "DecoderConfig", "load_model", "preset", "save_model"]

@@ -1,0 +1,57 @@
+"""A decoder on disk: its config as JSON, its parameters as safetensors, both checked on load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from everlearn.memory.codec import load_tensors, save_tensors
+from everlearn.memory.files import atomic_write
+from everlearn.models.config import DecoderConfig
+from everlearn.models.decoder import Decoder
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save_model(model: Decoder, folder: Path, about: dict[str, Any] | None = None) -> None:
+    """Write a model into a folder, which is made when it is missing.
+
+    Args:
+        model: its parameters and config are written.
+        folder: where to.
+        about: JSON data on its origin (data, steps, scores), kept beside the weights.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = {"fingerprint": model.fingerprint(), "about": about or {}}
+    save_tensors(folder / WEIGHTS, {name: t.detach() for name, t in model.state_dict().items()}, meta)
+    # written last: a folder with a config holds a whole model
+    atomic_write(folder / CONFIG, json.dumps(model.config.to_dict(), indent=2).encode())
+
+
+def load_model(folder: Path) -> tuple[Decoder, dict[str, Any]]:
+    """Read a model that `save_model` wrote.
+
+    Returns:
+        model: in evaluation mode.
+        about: the JSON data that was saved with it.
+    Raises:
+        ValueError: no model there, or one that is not whole or was changed.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} holds no model ({CONFIG} is missing); give a folder that everlearn wrote")
+    try:
+        config = DecoderConfig.from_dict(json.loads((folder / CONFIG).read_text()))
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a model's config ({error}); use a backup of it") from None
+    tensors, meta = load_tensors(folder / WEIGHTS)
+    model = Decoder(config)
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
+        raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it; copy both from the same run")
+    model.load_state_dict(tensors)
+    if model.fingerprint() != meta.get("fingerprint"):
+        raise ValueError(f"{folder / WEIGHTS} and {CONFIG} are not of one model; copy both from the same run")
+    return model.eval(), meta["about"]

@@ -1,0 +1,78 @@
+"""What defines a decoder, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from everlearn.levels import Level, check_levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Shape and levels of one decoder; every field that changes results is here.
+
+    Args:
+        mixer: which token mixer each block has, a key of `models.presets.MIXERS`.
+        vocab_size: number of tokens; 256 for bytes.
+        dim: size of the residual stream.
+        num_layers: number of blocks.
+        num_heads: heads of the mixer; divides dim.
+        hidden_dim: hidden size of the MLP, or of each level's MLP.
+        levels: levels of the Continuum Memory System in order of application; empty for a plain MLP.
+        chunk_size: tokens that share one gradient anchor while the model learns; divides every update_period.
+        window: tokens that attention looks back, or None for all; the other mixers ignore it.
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    mixer: str = "delta_net"
+    vocab_size: int = 256
+    dim: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    hidden_dim: int = 128
+    levels: tuple[Level, ...] = ()
+    chunk_size: int = 64
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "dim", "num_layers", "num_heads", "hidden_dim", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise ValueError(
+                f"dim {self.dim} does not split into {self.num_heads} heads of even size; "
+                f"choose dim={self.num_heads * 2 * max(1, round(self.dim / self.num_heads / 2))}"
+            )
+        if self.levels:
+            check_levels(self.levels, self.chunk_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data; endless periods become the word "never"."""
+        data = dataclasses.asdict(self)
+        for level in data["levels"]:
+            if level["update_period"] == math.inf:
+                level["update_period"] = "never"
+        data["levels"] = list(data["levels"])
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DecoderConfig:
+        """Rebuild a config from `to_dict`.
+
+        Raises:
+            ValueError: a field that does not exist, or a value that does not fit.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(
+                f"unknown field {unknown[0]!r} in the model's config; known fields: {', '.join(sorted(known))}"
+            )
+        levels = []
+        for item in data.get("levels", ()):
+            period = math.inf if item["update_period"] == "never" else item["update_period"]
+            levels.append(Level(**{**item, "update_period": period}))
+        return cls(**{**data, "levels": tuple(levels)})

@@ -1,0 +1,193 @@
+"""One decoder for every preset: x + mixer(norm(x)), then x + memory(norm(x)).  [NL eq. 94-97]"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everlearn.layers.cms import CMS, Update
+from everlearn.layers.mlp import SwiGLU
+from everlearn.levels import Level
+from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.models.config import DecoderConfig
+from everlearn.models.presets import MIXERS, Mixer
+from everlearn.models.rows import unpack, without_padding
+
+
+class Block(nn.Module):
+    """Mix tokens, then look into the MLP or the Continuum Memory System, each beside the residual stream."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.dim)
+        self.mixer: Mixer = MIXERS[config.mixer](config)
+        self.mlp_norm = nn.RMSNorm(config.dim)
+        self.mlp: nn.Module
+        if config.levels:
+            self.mlp = CMS(config.dim, config.hidden_dim, config.levels, chunk_size=config.chunk_size)
+        else:
+            self.mlp = SwiGLU(config.dim, config.hidden_dim)
+
+    def forward(
+        self, x: Tensor, mixer: LayerState, memory: LayerState, mask: Tensor | None
+    ) -> tuple[Tensor, LayerState]:
+        """Map x, [B, T, dim]; return it with the mixer's new state. The memory is only read."""
+        y, mixer = self.mixer(self.mixer_norm(x), mixer, mask)
+        x = x + y
+        h = self.mlp_norm(x)
+        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, CMS) else self.mlp(h)), mixer
+
+
+class Decoder(nn.Module):
+    """A causal language model whose state is a value.  [NL eq. 94-97]
+
+    Args:
+        config: see `DecoderConfig`; `models.preset` makes common ones.
+    Example:
+        >>> model = Decoder(DecoderConfig(dim=8, num_layers=1, num_heads=1, hidden_dim=8))
+        >>> logits, state = model(torch.tensor([[1, 2, 3]]))
+        >>> more, state = model(torch.tensor([[4]]), state)
+        >>> logits.shape, state.tokens_seen.tolist()
+        (torch.Size([1, 3, 256]), [4])
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        if config.mixer not in MIXERS:
+            raise ValueError(f"mixer {config.mixer!r} is unknown; choose one of {', '.join(MIXERS)}")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.dim)
+        nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
+
+    def memories(self) -> dict[str, CMS]:
+        """Return the memories that learn from the task's gradient, by the name of their layer."""
+        return {f"blocks.{i}.mlp": b.mlp for i, b in enumerate(self._blocks()) if isinstance(b.mlp, CMS)}
+
+    def initial_state(self, batch_size: int) -> ModelState:
+        """Return what `batch_size` fresh streams start from: the learned starts of all memories."""
+        zeros = torch.zeros(batch_size, dtype=torch.long, device=self.embedding.weight.device)
+        layers = {name: cms.initial_state(batch_size) for name, cms in self.memories().items()}
+        layers |= {f"blocks.{i}.mixer": b.mixer.initial_state(batch_size) for i, b in enumerate(self._blocks())}
+        return with_layers(ModelState({}, {}, zeros, zeros), layers)
+
+    def forward(
+        self,
+        ids: Tensor,
+        state: ModelState | None = None,
+        mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+    ) -> tuple[Tensor, ModelState]:
+        """Read tokens; nothing is learned but what the mixers keep in the state.
+
+        A full pass, any split of it and token by token give the same results.
+
+        Args:
+            ids: [B, T].
+            state: what earlier tokens left; None starts fresh streams from the learned parameters.
+            mask: [B, T] bool, True for real tokens; padding may stand left, right or inside and changes nothing.
+            document_ids: [B, T] for packed rows: the memory starts fresh where the number changes. Packed rows start
+                fresh themselves, so `state` must be None.
+        Returns:
+            logits: [B, T, vocab_size] for the token after each; undefined at padding.
+            state: to pass to the next call (of packed rows, that of each row's last document).
+        Raises:
+            ValueError: `document_ids` together with a state.
+        """
+        if document_ids is not None:
+            return self._forward_packed(ids, state, mask, document_ids)
+        zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        state = state or ModelState({}, {}, zeros, zeros)
+        x, state = self._read(ids, state, None) if mask is None else without_padding(self._read, ids, state, mask)
+        return F.linear(self.norm(x), self.embedding.weight), state
+
+    def tick(
+        self, state: ModelState, event: str, rows: Tensor | None = None
+    ) -> tuple[ModelState, dict[str, dict[str, Update]]]:
+        """Declare an event such as "document" or "session": levels that wait for it step or restart.
+
+        Args:
+            state: what the streams have taught.
+            event: a word that some level or memory names; any other changes nothing.
+            rows: [B] bool, the rows that it concerns; None means all.
+        Returns:
+            state: the new state.
+            updates: layer name -> level name -> what it did.
+        """
+        layers: dict[str, LayerState] = {}
+        updates: dict[str, dict[str, Update]] = {}
+        for name, cms in self.memories().items():
+            if name in state.memory:
+                layers[name], done = cms.tick(state.layer(name), event, rows)
+                updates |= {name: done} if done else {}
+        for i, block in enumerate(self._blocks()):
+            name = f"blocks.{i}.mixer"
+            if name in state.memory or name in state.context:
+                layers[name] = block.mixer.tick(state.layer(name), event, rows)
+        return with_layers(state, layers), updates
+
+    def with_levels(self, levels: Sequence[Level]) -> Decoder:
+        """Return this model with other periods and step sizes; the parameters are shared, not copied.
+
+        Args:
+            levels: as many as the model has, with the same names in the same order.
+        """
+        if [level.name for level in levels] != [level.name for level in self.config.levels]:
+            raise ValueError(
+                f"levels {[level.name for level in levels]} do not fit this model, whose levels are "
+                f"{[level.name for level in self.config.levels]}; keep the names and their order"
+            )
+        with torch.device("meta"):
+            other = Decoder(dataclasses.replace(self.config, levels=tuple(levels)))
+        other.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+        return other
+
+    def fingerprint(self) -> str:
+        """Return a hash of the shapes, the parameters and what else decides results; levels' rates are left out."""
+        digest = hashlib.sha256(repr({**self.config.to_dict(), "levels": None}).encode())
+        digest.update(repr([level.name for level in self.config.levels]).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _blocks(self) -> list[Block]:
+        """Return the blocks with their type."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
+        """Run the blocks over left-aligned rows; [B, T] to [B, T, dim]."""
+        x = self.embedding(ids)
+        layers = {}
+        for i, block in enumerate(self._blocks()):
+            name = f"blocks.{i}.mixer"
+            x, layers[name] = block(x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
+        count = torch.full_like(state.tokens_seen, ids.shape[1]) if mask is None else mask.sum(1)
+        state = dataclasses.replace(
+            with_layers(state, layers),
+            tokens_seen=state.tokens_seen + count,
+            segment_len=state.segment_len + count,
+        )
+        return x, state
+
+    def _forward_packed(
+        self, ids: Tensor, state: ModelState | None, mask: Tensor | None, document_ids: Tensor
+    ) -> tuple[Tensor, ModelState]:
+        """Give every packed document a row of its own, and put the logits back where its tokens stood."""
+        if state is not None:
+            raise ValueError(
+                "packed rows start fresh, but a state was given; read the rest of an open document first, "
+                "without document_ids, then pass state=None"
+            )
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        source, real, last = unpack(document_ids, mask)
+        logits, state = self(ids.flatten()[source], None, real)
+        packed = logits.new_zeros(ids.numel(), logits.shape[-1])
+        packed = packed.index_put((source[real],), logits[real])
+        return packed.reshape(*ids.shape, -1), state.rows(last)

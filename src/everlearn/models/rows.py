@@ -1,0 +1,60 @@
+"""Padding and packing, taken out before the layers see them: one home for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from everlearn.memory.state import ModelState
+
+Run = Callable[[Tensor, ModelState, Tensor], tuple[Tensor, ModelState]]
+
+
+def without_padding(run: Run, ids: Tensor, state: ModelState, mask: Tensor) -> tuple[Tensor, ModelState]:
+    """Call `run` on rows whose real tokens stand at the left, and put its outputs back in their places.
+
+    Left, right and interior padding then change nothing: the layers below only ever meet right padding.
+
+    Args:
+        run: `(ids, state, mask) -> (y, state)` for left-aligned rows.
+        ids: [B, T].
+        state: passed on.
+        mask: [B, T] bool, True for real tokens.
+    Returns:
+        y: [B, T, ...] in the places of `ids`; zero at padding.
+        state: as `run` left it.
+    """
+    order = torch.argsort(~mask, dim=1, stable=True)
+    y, state = run(ids.gather(1, order), state, mask.gather(1, order))
+    place = torch.argsort(order, dim=1)
+    shape = (-1, -1, *[1] * (y.ndim - 2))
+    y = y.gather(1, place.reshape(*place.shape, *[1] * (y.ndim - 2)).expand(-1, -1, *y.shape[2:]))
+    return y * mask.reshape(*mask.shape, *[1] * (y.ndim - 2)).expand(*shape), state
+
+
+def unpack(document_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Say where each packed document stands, so that every document can have a row of its own.
+
+    Args:
+        document_ids: [B, T]; a new document begins wherever the number changes from one real token to the next.
+        mask: [B, T] bool, True for real tokens.
+    Returns:
+        source: [N, L] position in the flattened [B * T] of each token of each document, 0 at padding.
+        real: [N, L] bool.
+        last: [B] which document ends each row.
+    """
+    documents: list[Tensor] = []
+    last = []
+    for row in range(document_ids.shape[0]):
+        places = mask[row].nonzero().flatten()
+        numbers = document_ids[row, places]
+        cuts = (numbers[1:] != numbers[:-1]).nonzero().flatten() + 1
+        documents.extend(torch.tensor_split(places + row * document_ids.shape[1], cuts.tolist()))
+        last.append(len(documents) - 1)
+    length = max(len(d) for d in documents)
+    source = torch.stack([torch.nn.functional.pad(d, (0, length - len(d))) for d in documents])
+    counts = torch.tensor([len(d) for d in documents], device=mask.device)
+    real = torch.arange(length, device=mask.device) < counts[:, None]
+    return source, real, torch.tensor(last, device=mask.device)
