@@ -1,3 +1,27 @@
-"""everlearn: models that go on learning after training, and keep what they knew."""
+"""everlearn: models that go on learning after training, and keep what they knew.
+
+Importing this module is light; its parts are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PARTS = ("continual", "evals", "layers", "learn", "levels", "memory", "models", "ops", "rules", "store", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Learner":
+        return importlib.import_module("everlearn.compose").learner
+    if name in _PARTS:
+        return importlib.import_module(f"everlearn.{name}")
+    raise AttributeError(
+        f"module 'everlearn' has no attribute {name!r}; its parts are {', '.join((*_PARTS, 'Learner'))}"
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PARTS, "Learner"])

@@ -1,0 +1,109 @@
+"""Learning from a stream: score a chunk first, then let the levels that are due step.  [NL eq. 71]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everlearn.layers.cms import CMS, Update
+from everlearn.memory.state import LayerState, ModelState, with_layers
+
+Updates = dict[str, dict[str, Update]]
+
+
+class LearningModel(Protocol):
+    """What learning needs of a model: to read with a state, and to name the memories that learn."""
+
+    def __call__(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
+        """Return logits [B, T, V] and the state after the tokens."""
+        ...
+
+    def memories(self) -> Mapping[str, CMS]:
+        """Return the memories that learn, by the name of their layer."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChunkReport:
+    """What one chunk showed.
+
+    Args:
+        nll: negative log-likelihood of each target in nats, [B, n], taken before anything was learned from it; 0 where
+            a row has no target.
+        updates: layer name -> level name -> which rows stepped and how surprised they were.
+    """
+
+    nll: Tensor
+    updates: Updates
+
+
+class NotFiniteError(ValueError):
+    """A loss or gradient is not finite; nothing was learned and the caller's state is as it was."""
+
+
+def learn_chunk(
+    model: LearningModel, ids: Tensor, state: ModelState, mask: Tensor | None = None, *, differentiable: bool = False
+) -> tuple[ChunkReport, ModelState]:
+    """Score one chunk, take one gradient per row, and let the levels that are due step.  [NL eq. 71]
+
+    The gradient is that of each row's mean next-token loss with respect to all levels' weights; what the mixers carry
+    into the chunk is stale: no gradient flows into it, inside the chunk it flows through time.
+
+    Args:
+        model: such as `models.Decoder`.
+        ids: [B, n + 1]; inputs are all but the last, targets all but the first.
+        state: before the first input.
+        mask: [B, n + 1] bool, right padding only; a row with fewer than two real tokens learns nothing.
+        differentiable: keep the graph, so that an outer loss can train through the writes (first order: the inner
+            gradient itself is taken as given).
+    Returns:
+        report: the score of every target and what the levels did.
+        state: after the inputs (the last token is not consumed yet).
+    Raises:
+        NotFiniteError: the loss or a gradient is NaN or infinite.
+    """
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    has_target = real[:, 1:]
+    count = has_target.sum(1)
+    start = state if differentiable else state.detach()
+    with torch.enable_grad():
+        memories = model.memories()
+        tracked = {name: cms.track(start.layer(name), len(ids)) for name, cms in memories.items()}
+        logits, after = model(ids[:, :-1], with_layers(start, tracked), has_target)
+        nll = token_nll(logits, ids[:, 1:]) * has_target
+        weights = {name: list(cms.weights(tracked[name]).values()) for name, cms in memories.items()}
+        grads = iter(_gradients(nll, count, [w for own in weights.values() for w in own], differentiable))
+    if not differentiable:
+        nll, after = nll.detach(), after.detach()
+    written: dict[str, LayerState] = {}
+    updates: Updates = {}
+    for name, cms in memories.items():
+        layer = cms.accumulate(after.layer(name), [next(grads) for _ in weights[name]], count)
+        written[name], done = cms.write(layer)
+        updates |= {name: done} if done else {}
+    return ChunkReport(nll, updates), with_layers(after, written)
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each target in nats, [B, T], computed in at least float32."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").reshape(targets.shape)
+
+
+def _gradients(nll: Tensor, count: Tensor, weights: list[Tensor], differentiable: bool) -> tuple[Tensor, ...]:
+    """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
+    loss = (nll.sum(1) / count.clamp_min(1)).sum()
+    if not weights:
+        return ()
+    grads = torch.autograd.grad(loss, weights, retain_graph=differentiable)
+    if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
+        raise NotFiniteError(
+            f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "
+            "look for NaN in the model's weights, or lower eta"
+        )
+    return grads

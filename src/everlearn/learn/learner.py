@@ -1,0 +1,253 @@
+"""A model that learns what it reads, for each user apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everlearn.learn.store_protocol import Notes, Store
+from everlearn.learn.stream import End, read
+from everlearn.memory.state import ModelState, concat_rows, take_level
+from everlearn.models.decoder import Decoder
+from everlearn.models.text import decode, encode
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a text was predicted.
+
+    Args:
+        bits: cost of each token in bits, [T]; NaN for the first of a segment, which nothing predicts.
+        steps: level name -> how often it stepped while the text was read; empty for a mere score.
+    """
+
+    bits: Tensor
+    steps: dict[str, int]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Return the mean over all predicted tokens (bytes, for a byte model); NaN when there are none."""
+        return float(self.bits.nanmean())
+
+
+class Learner:
+    """Read, score and generate with a memory for each user.
+
+    `read` learns; `score` and `generate` never do. A text is scored byte by byte before anything is learned from it.
+
+    Args:
+        model: a byte-level decoder with a Continuum Memory System (without one, reading changes nothing).
+        store: where memories outlive the process; None keeps them in this object only.
+    Example:
+        >>> from everlearn.models import Decoder, preset
+        >>> from everlearn.levels import Level
+        >>> model = Decoder(preset("delta_net", dim=8, num_heads=1, levels=[Level("fast", 4)], chunk_size=4))
+        >>> learner = Learner(model)
+        >>> score = learner.read("to be or not to be", user="ada")
+        >>> score.steps
+        {'fast': 4}
+    """
+
+    def __init__(self, model: Decoder, store: Store | None = None) -> None:
+        self.model, self.store = model.eval(), store
+        self.chunk_size = model.config.chunk_size
+        self.device = model.embedding.weight.device
+        with torch.no_grad():
+            self._fresh = model.initial_state(1).detach()
+        self._states: dict[str, ModelState] = {}
+        self._notes: dict[str, Notes] = {}
+
+    def known_users(self) -> list[str]:
+        """Return the users who have a memory here or in the store, sorted."""
+        return sorted({*self._states, *(self.store.users() if self.store else [])})
+
+    def state(self, user: str) -> ModelState:
+        """Return a user's memory as a value, [1, ...]; an unknown user's is the learned start."""
+        self._load(user)
+        return self._states.get(user, self._fresh)
+
+    def notes(self, user: str) -> Notes:
+        """Return the JSON notes that the last commit of this user carried."""
+        self._load(user)
+        return self._notes.get(user, {})
+
+    def position(self, user: str) -> int:
+        """Return how many tokens of the open segment have been read, the unfinished chunk included."""
+        state = self.state(user)
+        waiting = state.context.get("open")
+        return int(state.segment_len[0]) + (int(waiting["count"][0]) if waiting else 0)
+
+    def restore(self, user: str, snapshot: ModelState, level: str | None = None) -> None:
+        """Roll a user back to an earlier `state(user)`: all of it, or one level alone."""
+        state = snapshot if level is None else take_level(self.state(user), snapshot, level)
+        self._commit({user: state}, None)
+
+    def score(self, text: str | bytes, user: str | None = None) -> Score:
+        """Tell how well a text is predicted as what comes next; nothing is learned.
+
+        Args:
+            text: not empty.
+            user: whose memory to use; None uses the model as it was trained.
+        Raises:
+            ValueError: an empty text.
+        """
+        state = self._fresh if user is None else self.state(user)
+        report, _ = read(self.model, self._tokens(text, user)[None], state, chunk_size=self.chunk_size, learn=False)
+        return Score(report.nll[0].cpu() / math.log(2), {})
+
+    def read(
+        self, text: str | bytes | Mapping[str, str | bytes], user: str | None = None, *, end: End = "flush"
+    ) -> Any:
+        """Read a text and learn from it, chunk by chunk; each chunk is committed before the next is read.
+
+        Args:
+            text: a text for `user`, or one for each of several users, who are read in one batch and never mix.
+            user: whose memory learns; left out when `text` names the users.
+            end: "flush" ends the document and learns from its last, unfinished chunk; "drop" ends it without;
+                "open" waits for more.
+        Returns:
+            `Score`, or user -> `Score` when several users were read.
+        Raises:
+            ValueError: an empty text, or text and user that do not go together.
+        """
+        if isinstance(text, Mapping) == (user is not None):
+            raise ValueError("give read(text, user=NAME) for one user, or read({name: text, ...}) for several")
+        texts = dict(text) if isinstance(text, Mapping) else {str(user): text}
+        pieces = list(self.stream(texts, end=end))
+        scores = {name: _join([piece[name] for piece in pieces]) for name in texts}
+        return scores if isinstance(text, Mapping) else scores[str(user)]
+
+    def stream(
+        self,
+        texts: Mapping[str, str | bytes],
+        *,
+        end: End = "flush",
+        note: Callable[[dict[str, Score]], Notes] | None = None,
+    ) -> Iterator[dict[str, Score]]:
+        """Read as `read` does, and yield after each commit: each piece closes one chunk.
+
+        Stopping anywhere loses the piece in flight and nothing else; `position` says where to go on.
+
+        Args:
+            texts: user -> text.
+            end: see `read`.
+            note: called with the scores of a piece before its commit; returns the JSON notes that are committed
+                with it. None keeps the notes as they are.
+        Yields:
+            user -> score of the piece; empty for a user whose text has ended.
+        """
+        users = list(texts)
+        rows = [self._tokens(text, name) for name, text in texts.items()]
+        length = max(map(len, rows))
+        ids = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in rows])
+        real = torch.arange(length, device=self.device) < torch.tensor([[len(row)] for row in rows], device=self.device)
+        batch = concat_rows([self.state(name) for name in users], self._fresh)
+        waiting = batch.context.get("open")
+        start, stop = 0, self.chunk_size + 1 - (int(waiting["count"].max()) if waiting else 0)
+        while start < length:
+            last = stop >= length
+            report, batch = read(
+                self.model,
+                ids[:, start:stop],
+                batch,
+                real[:, start:stop],
+                chunk_size=self.chunk_size,
+                end=end if last else "open",
+            )
+            if last and end != "open":
+                batch, _ = self.model.tick(batch, "document")
+            scores = {
+                name: Score(
+                    report.nll[i][real[i, start:stop]].cpu() / math.log(2),
+                    {level: int(steps[i]) for level, steps in report.steps.items()},
+                )
+                for i, name in enumerate(users)
+            }
+            self._commit({name: batch.rows([i]) for i, name in enumerate(users)}, note(scores) if note else None)
+            yield scores
+            start, stop = stop, stop + self.chunk_size
+
+    def close(self, user: str, notes: Notes | None = None) -> None:
+        """End the open document of a user without learning from its unfinished chunk."""
+        self._commit({user: self.model.tick(self.state(user).new_segment(), "document")[0]}, notes)
+
+    def tick(self, event: str, user: str) -> None:
+        """Declare an event for a user, such as "session"; levels that wait for it step or restart."""
+        self._commit({user: self.model.tick(self.state(user), event)[0]}, None)
+
+    def generate(
+        self,
+        prompt: str | bytes,
+        user: str | None = None,
+        *,
+        max_new_tokens: int = 100,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """Continue a prompt; nothing is learned from it or from what is generated.
+
+        Args:
+            prompt: not empty.
+            user: whose memory to use; None uses the model as it was trained.
+            max_new_tokens: how many to add, >= 1.
+            temperature: 0 takes the likeliest token, 1 samples from the model's distribution.
+            seed: of the sampling.
+        Returns:
+            the new text, without the prompt.
+        """
+        state = self._fresh if user is None else self.state(user)
+        ids = self._tokens(prompt, user)[None]
+        generator = torch.Generator().manual_seed(seed)
+        waiting = state.context.get("open")
+        if waiting is not None:
+            ids = torch.cat([waiting["ids"][:, : int(waiting["count"][0])], ids], 1)
+        new = []
+        with torch.no_grad():
+            for _ in range(max_new_tokens):
+                logits, state = self.model(ids, state)
+                ids = _pick(logits[:, -1], temperature, generator)
+                new.append(ids[0, 0])
+        return decode(torch.stack(new))
+
+    def _tokens(self, text: str | bytes, user: str | None) -> Tensor:
+        """Return the tokens of a text, [T]; refuse an empty one."""
+        ids = encode(text).to(self.device)
+        if not len(ids):
+            raise ValueError(f"the text{f' for user {user!r}' if user else ''} is empty; give at least one character")
+        return ids
+
+    def _load(self, user: str) -> None:
+        """Bring a user's memory in from the store, the first time it is asked for."""
+        found = self.store.load(user) if self.store and user not in self._states else None
+        if found:
+            self._states[user], self._notes[user] = found[0].map(lambda t: t.to(self.device)), found[1]
+
+    def _commit(self, states: Mapping[str, ModelState], notes: Notes | None) -> None:
+        """Make new states durable first and visible after."""
+        for user, state in states.items():
+            kept = self.notes(user) if notes is None else dict(notes)
+            if self.store:
+                self.store.save(user, state, kept)
+            self._states[user], self._notes[user] = state, kept
+
+
+def _join(pieces: list[Score]) -> Score:
+    """Return one score for the pieces of a text."""
+    steps: dict[str, int] = {}
+    for piece in pieces:
+        for level, count in piece.steps.items():
+            steps[level] = steps.get(level, 0) + count
+    return Score(torch.cat([piece.bits for piece in pieces]), steps)
+
+
+def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Choose the next token of each row, [B, 1]."""
+    if temperature <= 0:
+        return logits.argmax(-1, keepdim=True)
+    shares = torch.softmax(logits / temperature, -1).cpu()
+    return torch.multinomial(shares, 1, generator=generator).to(logits.device)

@@ -1,0 +1,25 @@
+"""Where a learner keeps its users' memories; any store that has these three methods will do."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from everlearn.memory.state import ModelState
+
+Notes = dict[str, Any]
+
+
+class Store(Protocol):
+    """Durable memories, one per user."""
+
+    def load(self, user: str) -> tuple[ModelState, Notes] | None:
+        """Return a user's state, [1, ...], and the notes saved with it; None when the user is unknown."""
+        ...
+
+    def save(self, user: str, state: ModelState, notes: Notes) -> None:
+        """Replace a user's state and notes in one step that survives a crash."""
+        ...
+
+    def users(self) -> list[str]:
+        """Return the names of all users, sorted."""
+        ...

@@ -1,0 +1,152 @@
+"""Reading a stream in pieces of any size: the result does not depend on where it was cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from everlearn.learn.chunk import LearningModel, Updates, learn_chunk, token_nll
+from everlearn.memory.state import ModelState
+
+End = Literal["open", "flush", "drop"]
+READ_AHEAD = 512  # tokens that a pass without learning reads at once; changes no result
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What reading a piece of a stream showed.
+
+    Args:
+        nll: negative log-likelihood of each token in nats, [B, T], always taken before the token was learned from;
+            NaN at padding and at the first token of a segment, which nothing predicts.
+        steps: level name -> how often each row's level stepped, [B]; a step in several layers counts once.
+    """
+
+    nll: Tensor
+    steps: dict[str, Tensor]
+
+
+def read(
+    model: LearningModel,
+    ids: Tensor,
+    state: ModelState,
+    mask: Tensor | None = None,
+    *,
+    chunk_size: int,
+    learn: bool = True,
+    end: End = "open",
+    differentiable: bool = False,
+) -> tuple[ReadReport, ModelState]:
+    """Read a piece of each row's stream, chunk by chunk.  [NL eq. 71]
+
+    Chunk n has the inputs nC to nC + C - 1 and the targets nC + 1 to nC + C, counted from the start of the segment.
+    It is scored first and learned from when its last target is known. Tokens of an unfinished chunk are scored as they
+    come and wait in `state.context["open"]`; when it closes it is computed again from the context at its start.
+
+    Args:
+        model: such as `models.Decoder`.
+        ids: [B, T].
+        state: what earlier pieces left; the argument is left untouched.
+        mask: [B, T] bool, True for real tokens; any padding changes nothing.
+        chunk_size: C, tokens that share one gradient anchor.
+        learn: False reads with the memory as it is and only moves the context on.
+        end: "open" keeps the unfinished chunk for the next piece; "flush" learns from it and "drop" forgets it, and
+            both close the segment, so that the next piece starts a new one.
+        differentiable: see `learn_chunk`.
+    Returns:
+        report: the score of every token.
+        state: to pass to the next call.
+    """
+    buffer = _Buffer.join(state, ids, mask)
+    state = replace(state, context={name: part for name, part in state.context.items() if name != "open"})
+    steps: dict[str, Tensor] = {}
+    if not learn:
+        state = buffer.consume(model, state)
+    while learn and bool((active := buffer.left > chunk_size).any()):
+        window, real = buffer.window(chunk_size + 1)
+        report, state = learn_chunk(model, window, state, real & active[:, None], differentiable=differentiable)
+        buffer.score(report.nll, real[:, 1:] & active[:, None])
+        buffer.start = buffer.start + chunk_size * active
+        _count(steps, report.updates)
+    window, real = buffer.window(chunk_size)
+    if learn and bool(real[:, 1:].any()):
+        with torch.no_grad():
+            logits, _ = model(window[:, :-1], state, real[:, 1:])
+        buffer.score(token_nll(logits, window[:, 1:]), real[:, 1:])
+        if end == "flush":
+            report, state = learn_chunk(model, window, state, real, differentiable=differentiable)
+            _count(steps, report.updates)
+    if end == "open":
+        kept = {"ids": window, "count": buffer.left}
+        state = replace(state, context=state.context | {"open": kept} if buffer.left.any() else state.context)
+    else:
+        state = state.new_segment()
+    return ReadReport(buffer.scores(), steps), state
+
+
+@dataclass
+class _Buffer:
+    """The open chunk and the new tokens of each row, left-aligned, and how far each row has been consumed."""
+
+    ids: Tensor  # [B, L]
+    count: Tensor  # [B] real tokens
+    start: Tensor  # [B] first token that is not consumed yet
+    nll: Tensor  # [B, L]
+    place: Tensor  # [B, T] where each new token stands in `ids`
+    new: Tensor  # [B, T] bool, False at padding
+
+    @classmethod
+    def join(cls, state: ModelState, ids: Tensor, mask: Tensor | None) -> _Buffer:
+        """Put the tokens that wait in the state before the new ones."""
+        new = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        waiting = state.context.get("open")
+        old = waiting["ids"] if waiting else ids[:, :0]
+        count = waiting["count"] if waiting else torch.zeros_like(state.tokens_seen)
+        real = torch.cat([torch.arange(old.shape[1], device=ids.device) < count[:, None], new], 1)
+        order = torch.argsort(~real, dim=1, stable=True)
+        joined = torch.cat([old, ids], 1).gather(1, order)
+        place = torch.argsort(order, dim=1)[:, old.shape[1] :]
+        nll = torch.full(joined.shape, torch.nan, dtype=torch.float64, device=ids.device)
+        return cls(joined, real.sum(1), torch.zeros_like(count), nll, place, new)
+
+    @property
+    def left(self) -> Tensor:
+        """Return how many tokens of each row are not consumed yet, [B]."""
+        return self.count - self.start
+
+    def window(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return the next `width` tokens of each row and which of them are real, [B, width] each."""
+        index = self.start[:, None] + torch.arange(width, device=self.ids.device)
+        real = index < self.count[:, None]
+        padded = torch.nn.functional.pad(self.ids, (0, 1))
+        return padded.gather(1, torch.where(real, index, self.ids.shape[1])), real
+
+    def score(self, nll: Tensor, real: Tensor) -> None:
+        """Note the scores, [B, n], of the tokens after the first of the window."""
+        index = self.start[:, None] + 1 + torch.arange(nll.shape[1], device=nll.device)
+        rows = torch.arange(len(nll), device=nll.device)[:, None].expand_as(index)
+        self.nll = self.nll.index_put((rows[real], index[real]), nll.to(self.nll.dtype)[real])
+
+    def consume(self, model: LearningModel, state: ModelState) -> ModelState:
+        """Read everything but each row's last token without learning."""
+        with torch.no_grad():
+            while bool((self.left > 1).any()):
+                window, real = self.window(READ_AHEAD + 1)
+                logits, state = model(window[:, :-1], state, real[:, 1:])
+                self.score(token_nll(logits, window[:, 1:]), real[:, 1:])
+                self.start = self.start + real[:, 1:].sum(1)
+        return state
+
+    def scores(self) -> Tensor:
+        """Return the scores of the new tokens, [B, T], NaN at padding."""
+        return torch.where(self.new, self.nll.gather(1, self.place), torch.nan)
+
+
+def _count(steps: dict[str, Tensor], updates: Updates) -> None:
+    """Add one chunk's updates to the number of steps per level."""
+    for level in {name for levels in updates.values() for name in levels}:
+        stepped = torch.stack([levels[level].rows for levels in updates.values() if level in levels]).any(0)
+        steps[level] = steps.get(level, 0) + stepped.long()
