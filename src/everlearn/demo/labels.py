@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-
 
 @dataclass(frozen=True)
 class Label:

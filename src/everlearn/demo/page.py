@@ -12,9 +12,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from everlearn.continual.streams import DAYS
 from everlearn.demo import sentences
 from everlearn.demo.differences import Results, present
-from everlearn.demo.labels import DAYS, METHODS, READERS, Label
+from everlearn.demo.labels import METHODS, READERS, Label
 from everlearn.demo.phrases import percent
 from everlearn.demo.picture import svg, write_picture
 

@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from everlearn.continual.streams import DAYS
 from everlearn.demo.differences import Results, present
-from everlearn.demo.labels import DAYS, METHODS, READERS, Label
+from everlearn.demo.labels import METHODS, READERS, Label
 
 FONT_SIZE = 8.5
 PANEL_INCHES = (4.9, 3.7)
