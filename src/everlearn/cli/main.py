@@ -16,6 +16,11 @@ from everlearn.cli import errors
 
 # verb -> its line in `everlearn --help`; cli/<verb>.py holds the dataclass Options and run(options) -> int
 VERBS = {
+    "demo": "run the main job: a model goes on learning, and we measure what it keeps (under three minutes)",
+    "learn": "learn from your own stream: a folder of text, or JSONL with text and label",
+    "read": "read files into one user's memory",
+    "predict": "label texts with what was learned; learns nothing",
+    "eval": "measure a memory on other text or records; learns nothing",
     "doctor": "show what this machine offers: device, threads, versions, memory, disk",
 }
 

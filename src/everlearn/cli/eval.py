@@ -1,0 +1,92 @@
+"""Measure a memory on text or labelled records; nothing is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn.cli.options import DeviceName, JsonTarget
+
+if TYPE_CHECKING:
+    from everlearn.cli.output import Output
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure what a memory is worth on text or on labelled records; nothing is learned."""
+
+    path: Path
+    """folder of text, a text file, or a .jsonl file with "text" and "label" """
+    state: Path = Path("memory")
+    """folder of the memory"""
+    user: str = "me"
+    """whose memory (text only)"""
+    device: DeviceName = "auto"
+    json: JsonTarget = None
+
+
+def run(options: Options) -> int:
+    """Print the table and write the JSON document where one was asked for."""
+    from everlearn.cli.output import Output
+    from everlearn.cli.workspace import kind_of
+    from everlearn.device import describe_device, device
+
+    out = Output(options.json)
+    out.say(describe_device(*device(options.device)))
+    out.finish((_labels if kind_of(options.state) == "labels" else _text)(options, out))
+    return 0
+
+
+def _labels(options: Options, out: Output) -> dict[str, Any]:
+    """Share of right answers, over all records and as a mean over labels."""
+    from everlearn.cli.errors import UserError
+    from everlearn.cli.labels import open_classifier, read_records
+
+    if options.path.suffix != ".jsonl":
+        raise UserError(
+            f"{options.state} holds a classifier; give a .jsonl file with text and label, not {options.path}"
+        )
+    records = read_records(options.path)
+    classifier, _ = open_classifier(options.state, make=False)
+    right: dict[Any, list[bool]] = {}
+    for (_, label), answer in zip(records, classifier.predict([text for text, _ in records]), strict=True):
+        right.setdefault(label, []).append(answer == label)
+    micro = sum(map(sum, right.values())) / len(records)
+    macro = sum(sum(r) / len(r) for r in right.values()) / len(right)
+    unknown = sorted(str(label) for label in right if label not in classifier.labels)
+    out.say(
+        f"{len(records):,} records: {100 * micro:.1f} % right, {100 * macro:.1f} % as a mean over {len(right)} labels"
+    )
+    if unknown:
+        out.say(f"labels it has never learned: {', '.join(unknown)}")
+    return {"records": len(records), "accuracy": micro, "accuracy_macro": macro, "labels_unknown": unknown}
+
+
+def _text(options: Options, out: Output) -> dict[str, Any]:
+    """Bits per byte of each document with the model as trained, and with the user's memory."""
+    from everlearn.cli import workspace
+    from everlearn.cli.errors import UserError
+    from everlearn.cli.reading import show, totals
+    from everlearn.demo.corpus import user_text
+
+    if options.path.suffix == ".jsonl":
+        raise UserError(f"{options.state} holds a memory of text; give a folder or a text file, not {options.path}")
+    text = user_text([options.path], smallest=2)
+    for line in text.skipped:
+        out.say(f"skipped: {line}")
+    learner = workspace.open_reader(options.state, None, options.device, 0, False, make=False)
+    if options.user not in learner.known_users():
+        users = ", ".join(learner.known_users()) or "nobody"
+        raise UserError(f"{options.state} holds no memory of user {options.user!r}; it knows {users}")
+    rows = [
+        {
+            "name": d.name,
+            "bytes": len(d.data),
+            "frozen": learner.score(d.data).bits_per_byte,
+            "learned": learner.score(d.data, options.user).bits_per_byte,
+        }
+        for d in text.documents
+    ]
+    show(rows, out, title="bits per byte, nothing learned here", learned="with memory")
+    return {"user": options.user, "documents": rows, "total": totals(rows)}

@@ -1,0 +1,126 @@
+"""A stream of labelled texts: what `learn`, `predict` and `eval` share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn.cli.errors import UserError
+from everlearn.cli.output import Output
+from everlearn.cli.progress import progress
+from everlearn.cli.workspace import CLASSIFIER
+
+if TYPE_CHECKING:
+    from everlearn.continual import Classifier
+
+Record = tuple[str, str | int]
+BATCH, FEATURES = 100, 2_000
+
+
+def read_records(path: Path, *, labelled: bool = True) -> list[Record]:
+    """Read a .jsonl file whole before anything is learned from it.
+
+    Args:
+        path: one JSON object per line with "text" and, where `labelled`, "label"; empty lines are passed over.
+        labelled: False takes lines without a label, which becomes "".
+    Raises:
+        UserError: a line that is not such an object, by its number; or no line at all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8 with one JSON object per line") from None
+    records = [_record(path, number, line, labelled) for number, line in enumerate(lines, 1) if line.strip()]
+    if not records:
+        raise UserError(f'{path} is empty; give one JSON object per line, such as {{"text": "...", "label": "..."}}')
+    return records
+
+
+def _record(path: Path, number: int, line: str, labelled: bool) -> Record:
+    """Check one line."""
+    example = '{"text": "...", "label": "..."}'
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} line {number} is not JSON ({error}); write it as {example}; nothing was learned"
+        ) from None
+    wanted = ("text", "label") if labelled else ("text",)
+    if not isinstance(record, dict) or any(key not in record for key in wanted):
+        raise UserError(f"{path} line {number} lacks {' or '.join(wanted)}; write it as {example}; nothing was learned")
+    text, label = record["text"], record.get("label", "")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f"{path} line {number}: text must be a string that is not empty, got {text!r}; nothing was learned"
+        )
+    if isinstance(label, bool) or not isinstance(label, str | int) or (labelled and label == ""):
+        raise UserError(
+            f"{path} line {number}: label must be text or a whole number, got {label!r}; nothing was learned"
+        )
+    return text, label
+
+
+def learn_labels(records: Sequence[Record], folder: Path, out: Output) -> dict[str, Any]:
+    """Answer each record, then learn it; go on where an earlier run of the same stream stopped.
+
+    The classifier and how far the stream has come are one file, written after every batch, so that no record is
+    learned twice and none is lost but those of the batch in flight.
+    """
+    classifier, notes = open_classifier(folder, make=True)
+    stream = hashlib.sha256(json.dumps(records).encode()).hexdigest()
+    answers: list[int] = notes.get("streams", {}).get(stream, [])
+    if len(answers) == len(records):
+        out.say("this stream was learned before; nothing is learned twice")
+    elif answers:
+        out.say(f"resumed at record {len(answers) + 1:,} of {len(records):,}")
+    with progress("Answering, then learning", total=len(records)) as advance:
+        advance(len(answers))
+        for start in range(len(answers), len(records), BATCH):
+            batch = records[start : start + BATCH]
+            texts, labels = [text for text, _ in batch], [label for _, label in batch]
+            guesses = classifier.predict(texts) if classifier.labels else [None] * len(batch)
+            answers = answers + [int(guess == label) for guess, label in zip(guesses, labels, strict=True)]
+            classifier.learn(texts, labels)
+            notes = {"streams": notes.get("streams", {}) | {stream: answers}}
+            classifier.save(folder / CLASSIFIER, notes)
+            advance(len(batch), f"{len(classifier.labels)} labels")
+    return summarise(records, answers, classifier, out)
+
+
+def summarise(records: Sequence[Record], answers: Sequence[int], classifier: Classifier, out: Output) -> dict[str, Any]:
+    """Say how the answers improved along the stream, and how the first records fare now."""
+    from rich.table import Table
+
+    quarters = [answers[len(answers) * i // 4 : len(answers) * (i + 1) // 4] for i in range(4)]
+    shares = [sum(q) / len(q) if q else None for q in quarters]
+    table = Table(title="answered right before it was learned, by quarter of the stream")
+    for column in ("first", "second", "third", "last", "all"):
+        table.add_column(column, justify="right")
+    whole = sum(answers) / len(answers)
+    table.add_row(*("-" if s is None else f"{100 * s:.1f} %" for s in (*shares, whole)))
+    out.console().print(table)
+    tensors, _ = classifier.memory.to_tensors()
+    size = sum(tensor.nbytes for tensor in tensors.values()) // 1024
+    out.say(f"{len(classifier.labels)} labels, {sum(classifier.counts.values()):,} records, {size:,} KB kept, no text")
+    return {
+        "records": len(records),
+        "labels": len(classifier.labels),
+        "accuracy": whole,
+        "accuracy_by_quarter": shares,
+        "stores_kb": size,
+    }
+
+
+def open_classifier(folder: Path, *, make: bool) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier of a state folder and the notes saved with it."""
+    from everlearn.continual import Classifier, HashedText
+
+    path = folder / CLASSIFIER
+    if path.exists():
+        return Classifier.load_with_notes(path)
+    if not make:
+        raise UserError(f"{folder} holds no classifier yet; make one: everlearn learn FILE.jsonl --state {folder}")
+    return Classifier(HashedText(FEATURES)), {}
