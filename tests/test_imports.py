@@ -27,7 +27,7 @@ ALLOWED = {
     "convert": "models",
     "continual": "models layers memory rules levels",
     "learn": "models layers memory levels",
-    "evals": "models learn continual optim",
+    "evals": "models learn continual optim memory rules",
     "train": "models learn continual optim",
     "recipes": "train models convert learn continual evals optim levels",
     "store": "memory levels",
@@ -35,7 +35,7 @@ ALLOWED = {
     "device": "",
     "paper": "",
 }
-COMPOSERS = {"demo", "cli", "__init__", "__main__"}  # they put the parts together and may import all of them
+COMPOSERS = {"demo", "cli", "compose", "__init__", "__main__"}  # they put the parts together and may import all of them
 SERVES_ALL = {"device"}  # may be imported from everything above the models
 ABOVE_MODELS = {"evals", "train", "recipes", "serve", "learn", "continual"}
 
