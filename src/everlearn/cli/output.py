@@ -75,11 +75,11 @@ class Output:
         from everlearn.memory.files import atomic_write
 
         # a link keeps pointing where it does; a pipe or a device cannot be replaced by a file, and must not be
-        path = Path(self.json).resolve()
+        path = Path(self.json)
         if path.exists() and not path.is_file():
             path.write_text(text)
         else:
-            atomic_write(path, text.encode())
+            atomic_write(path.resolve(), text.encode())
         self.say(f"wrote {self.json}")
 
 
