@@ -46,6 +46,7 @@ def run(options: Options) -> int:
     out = Output(options.json)
     if not options.path.exists():
         raise UserError(f"{options.path} does not exist; give a folder of text, a text file or a .jsonl file")
+    workspace.few_threads()
     out.say(describe_device(*device(options.device)))
     labels = options.path.suffix == ".jsonl"
     command = f"everlearn learn {options.path} --state {options.state}"
