@@ -41,4 +41,4 @@ def test_a_path_becomes_a_store_and_other_models_are_refused(tmp_path):
 
 def test_unknown_names_say_what_there_is():
     with pytest.raises(AttributeError, match="its parts are continual"):
-        el.hope
+        _ = el.hope
