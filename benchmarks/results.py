@@ -25,8 +25,10 @@ import everlearn
 from everlearn.demo import digits, reading, restart
 from everlearn.demo.base import load_or_train
 from everlearn.demo.corpus import standard_library, unseen_files
+from everlearn.learn import read
 from everlearn.memory.files import atomic_write
-from everlearn.models import load_model
+from everlearn.models import Decoder, load_model
+from everlearn.models.text import encode
 from everlearn.recipes import byte_reader
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,13 +113,14 @@ def kill_often(times: int = 5) -> Row:
 
 
 def cost(rounds: int = 7, length: int = 4_097) -> Row:
-    """Time one row of text read frozen, learning, and learning with a durable commit per chunk; interleaved."""
+    """Time one row of text read frozen, learning, and with a durable commit per chunk; interleaved in one process."""
     model, _ = load_model(base(0))
     known, _ = standard_library(byte_reader.TRAIN_BYTES)
     text = unseen_files(known, 1)[0].data[:length]
     with tempfile.TemporaryDirectory() as folder:
         ways = {
             "frozen": lambda _: everlearn.Learner(model).score(text),
+            "pieces": lambda _: in_pieces(model, text),
             "learning": lambda _: everlearn.Learner(model).read(text, user="ada"),
             "durable": lambda n: everlearn.Learner(model, f"{folder}/{n}").read(text, user="ada"),
         }
@@ -128,6 +131,13 @@ def cost(rounds: int = 7, length: int = 4_097) -> Row:
                 way(n)
                 times[name].append((time.perf_counter() - start) / length * 1e6)
     return {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in times.items()}
+
+
+def in_pieces(model: Decoder, text: bytes) -> None:
+    """Read a text frozen, as many bytes at a time as learning does."""
+    state = model.initial_state(1).detach()
+    for piece in encode(text).split(model.config.chunk_size):
+        _, state = read(model, piece[None], state, chunk_size=model.config.chunk_size, learn=False)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def percent(row: Row, key: str = "final") -> str:
 
 
 def over(values: list[float], digits: int = 3, sign: str = "") -> str:
-    """Write a mean over base models, and its spread when there are several."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    """Write a mean over base models, and its spread where they differ."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(set(values)) > 1 else ""
     return f"{statistics.mean(values):{sign}.{digits}f}{spread}"
 
 
@@ -56,7 +56,8 @@ def digits(rows: dict[str, Any]) -> str:
     lines.append(f"| All data at once, same features ({joint['which']}) | | {percent(joint)} | | |")
     facts = (
         f"The week in reverse: largest difference {week['reverse_difference']:g}. One image forgotten against never "
-        f"seen: {week['forget_difference']:g}. {week['data']['seeds']} seeds. {stamp(week)}"
+        f"seen: {week['forget_difference']:g}. {week['seeds']} seeds, which deal the digits to the days, order the images "
+        f"and start the networks; what does not depend on order has no spread. {stamp(week)}"
     )
     return "\n".join([*lines, "", facts])
 
@@ -114,7 +115,12 @@ def cost(rows: dict[str, Any]) -> str:
     """Microseconds per byte for one reader, as ratios to frozen."""
     row = rows["cost"]
     lines = ["| one reader, one thread | microseconds per byte, median (min to max) | x frozen |", "|---|---|---|"]
-    names = {"frozen": "frozen", "learning": "learning", "durable": "learning, each chunk committed to disk"}
+    names = {
+        "frozen": "frozen, 512 bytes at a time",
+        "pieces": "frozen, 64 bytes at a time",
+        "learning": "learning, 64 bytes at a time",
+        "durable": "learning, each chunk committed to disk",
+    }
     for key, name in names.items():
         time = row[key]
         ratio = time["median"] / row["frozen"]["median"]
