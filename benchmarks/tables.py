@@ -56,8 +56,8 @@ def digits(rows: dict[str, Any]) -> str:
     lines.append(f"| All data at once, same features ({joint['which']}) | | {percent(joint)} | | |")
     facts = (
         f"The week in reverse: largest difference {week['reverse_difference']:g}. One image forgotten against never "
-        f"seen: {week['forget_difference']:g}. {week['seeds']} seeds, which deal the digits to the days, order the images "
-        f"and start the networks; what does not depend on order has no spread. {stamp(week)}"
+        f"seen: {week['forget_difference']:g}. {week['seeds']} seeds, which deal the digits to the days, order the "
+        f"images and start the networks; what does not depend on order has no spread. {stamp(week)}"
     )
     return "\n".join([*lines, "", facts])
 
