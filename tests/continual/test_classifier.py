@@ -18,6 +18,7 @@ TEXTS = [
     "the parcel has not arrived",
 ]
 LABELS = ["billing", "billing", "bug", "bug", "delivery", "delivery"]
+from tests.memory.careless import sealed
 
 
 def classifier(texts=TEXTS, labels=LABELS, **options):
@@ -134,7 +135,7 @@ def test_a_changed_byte_is_refused_wherever_it_is(tmp_path):
 def rewritten(path, change_meta=lambda m: m, change_tensors=lambda t: t):
     """Write the file again with a valid checksum, as a careless tool would."""
     tensors, meta = codec.decode(path.read_bytes(), "c")
-    path.write_bytes(codec.encode(change_tensors(tensors), change_meta(meta)))
+    path.write_bytes(sealed(change_tensors(tensors), change_meta(meta)))
 
 
 @pytest.mark.parametrize(

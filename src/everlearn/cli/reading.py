@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from everlearn.cli.output import Output
@@ -19,34 +19,62 @@ def read_documents(
 ) -> list[dict[str, Any]]:
     """Read documents one after another, each chunk committed before the next, and tell what each cost in bits.
 
-    The notes committed with the memory hold a line for every document that was finished, and how far the open one
-    has come; so a document that was interrupted goes on where it stopped.
+    The notes committed with the memory hold a line for every document that was finished, how far the open one has
+    come, and how many documents of this list are done; so a run that was stopped anywhere goes on where it stopped.
 
     Args:
         learner: with a store.
         user: whose memory learns.
         documents: in the order of reading.
         out: where to say what happens.
-        again: read documents that this memory has read before once more.
+        again: read documents that this memory has read before once more, in exactly this order; otherwise each is
+            read once, an interrupted one first.
     Returns:
-        a row for each document read to its end: name, bytes, frozen and learned bits per byte, chunks.
+        a row for each document read to its end: name, bytes, frozen and learned bits per byte, chunks. With `again`
+        the documents that an interrupted run of the same list has finished are among them.
     """
-    _drop_foreign(learner, user, documents, out)
-    wanted = [
-        d for d in documents if again or _key(d) not in _finished(learner, user) or _key(d) == _open_key(learner, user)
-    ]
-    for document in (d for d in documents if d not in wanted):
-        out.say(f"{document.name}: read before, skipped (`everlearn read` reads it again)")
-    total = sum(len(d.data) for d in wanted)
-    rows = []
-    with progress(f"Reading {len(wanted)} document{'s' * (len(wanted) != 1)} for {user}", total=total) as advance:
-        for document in wanted:
-            rows.append(_read_one(learner, user, document, out, advance))
+    wanted, done = (_in_order if again else _unread)(learner, user, documents)
+    how = "before the interrupt, skipped" if again else "before, skipped (`everlearn read` reads it again)"
+    for document in wanted[:done] if again else [d for d in documents if d not in wanted]:
+        out.say(f"{document.name}: read {how}")
+    _end_interrupted(learner, user, documents, wanted[done:], out)
+    rows = [_finished(learner, user)[_key(d)] for d in wanted[:done]]
+    left, total = len(wanted) - done, sum(len(d.data) for d in wanted[done:])
+    with progress(f"Reading {left} document{'s' * (left != 1)} for {user}", total=total) as advance:
+        for number in range(done, len(wanted)):
+            plans = [_plan(wanted, n) if again else None for n in (number, number + 1)]
+            rows.append(_read_one(learner, user, wanted[number], plans, out, advance))
     return rows
 
 
-def _read_one(learner: Learner, user: str, document: Document, out: Output, advance: Advance) -> dict[str, Any]:
-    """Read one document from where it stopped to its end; return its row."""
+def _in_order(learner: Learner, user: str, documents: Sequence[Document]) -> tuple[list[Document], int]:
+    """Return all documents, and how many of them a run of the same list finished before it was stopped."""
+    plan = learner.notes(user).get("plan") or {}
+    done = plan.get("done", 0)
+    return list(documents), done if plan == _plan(documents, done) else 0
+
+
+def _unread(learner: Learner, user: str, documents: Sequence[Document]) -> tuple[list[Document], int]:
+    """Return the documents that were never read to their end, each content once, an interrupted one first."""
+    finished, opened = _finished(learner, user), _open_key(learner, user)
+    unread: dict[str, Document] = {}
+    for document in documents:
+        if (key := _key(document)) not in finished or key == opened:
+            unread.setdefault(key, document)
+    return sorted(unread.values(), key=lambda d: _key(d) != opened), 0
+
+
+def _plan(documents: Sequence[Document], done: int) -> dict[str, Any] | None:
+    """Return the note that `done` documents of this list are finished; None when all are."""
+    if done == len(documents):
+        return None
+    return {"documents": hashlib.sha256("".join(map(_key, documents)).encode()).hexdigest(), "done": done}
+
+
+def _read_one(
+    learner: Learner, user: str, document: Document, plans: Sequence[Any], out: Output, advance: Advance
+) -> dict[str, Any]:
+    """Read one document from where it stopped to its end; return its row. `plans`: the notes while and after."""
     size, key = len(document.data), _key(document)
     start = learner.position(user) if _open_key(learner, user) == key else 0
     progress_note = learner.notes(user).get("open") or {"document": key, "bits": 0.0, "scored": 0}
@@ -70,10 +98,10 @@ def _read_one(learner: Learner, user: str, document: Document, out: Output, adva
             "scored": progress_note["scored"] + int(scored.sum()),
         }
         if done < size:
-            return learner.notes(user) | {"open": progress_note}
+            return learner.notes(user) | {"open": progress_note, "plan": plans[0]}
         row = {"name": document.name, "bytes": size, "frozen": frozen, "learned": _mean(progress_note)}
         finished = _finished(learner, user) | {key: row}
-        return learner.notes(user) | {"open": None, "documents": finished}
+        return learner.notes(user) | {"open": None, "plan": plans[1], "documents": finished}
 
     advance(start)
     for scores in learner.stream({user: document.data[start:]}, note=note):
@@ -81,12 +109,16 @@ def _read_one(learner: Learner, user: str, document: Document, out: Output, adva
     return _finished(learner, user)[key]
 
 
-def _drop_foreign(learner: Learner, user: str, documents: Iterable[Document], out: Output) -> None:
-    """End a document that was interrupted and is not among those to be read now."""
+def _end_interrupted(
+    learner: Learner, user: str, documents: Sequence[Document], wanted: Sequence[Document], out: Output
+) -> None:
+    """End a document that was interrupted unless it is the next to be read: nothing else may be added to it."""
     key = _open_key(learner, user)
-    if key is not None and key not in {_key(d) for d in documents}:
-        out.say(f"an interrupted document is not among these; it ends at byte {learner.position(user):,}")
-        learner.close(user, learner.notes(user) | {"open": None})
+    if key is None or (wanted and key == _key(wanted[0])):
+        return
+    where = "not the next one here" if key in map(_key, documents) else "not among these"
+    out.say(f"an interrupted document is {where}; it ends at byte {learner.position(user):,}")
+    learner.close(user, learner.notes(user) | {"open": None, "plan": None})
 
 
 def _finished(learner: Learner, user: str) -> dict[str, Any]:
@@ -115,13 +147,14 @@ def show(
 ) -> None:
     """Print one line for each document and one for all of them."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title)
     for column in ("document", "bytes", "frozen", learned, "saved"):
         table.add_column(column, justify="left" if column == "document" else "right")
     for row in rows:
         cells = (
-            row["name"],
+            Text(row["name"]),
             f"{row['bytes']:,}",
             f"{row['frozen']:.3f}",
             f"{row['learned']:.3f}",

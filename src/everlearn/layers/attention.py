@@ -66,8 +66,13 @@ class Attention(nn.Module):
         Raises:
             ValueError: a shape or a mask that does not fit.
         """
-        check_input(x, self.dim, mask)
+        check_input(x, self.dim, mask, state)
         cache = state.context if state is not None else {}
+        if cache and cache["k"].shape[2:] != (self.num_heads, self.head_dim):
+            raise ValueError(
+                f"the state holds keys {tuple(cache['k'].shape[2:])}, this layer has (heads, size) "
+                f"{(self.num_heads, self.head_dim)}; pass the state of this layer, or None to start"
+            )
         if x.shape[1] == 0:
             return x, state or LayerState()
         if mask is not None:

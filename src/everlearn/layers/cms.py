@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from everlearn.layers.inputs import check_input
 from everlearn.layers.mlp import SwiGLU, swiglu
 from everlearn.levels.clock import Level, check_levels
 from everlearn.memory.state import LayerState, Tensors, where_rows
@@ -76,6 +77,7 @@ class CMS(nn.Module):
         if reduce not in ("mean", "sum"):
             raise ValueError(f"reduce {reduce!r} is unknown; choose 'mean' (measured to work) or 'sum' (as printed)")
         self.levels = check_levels(levels, chunk_size)
+        self.dim = dim
         self.chunk_size, self.rule, self.max_norm, self.reduce = chunk_size, rule, max_norm, reduce
         self.mlps = nn.ModuleDict({level.name: SwiGLU(dim, hidden_dim) for level in self.levels})
 
@@ -107,15 +109,25 @@ class CMS(nn.Module):
         Returns:
             y: [B, T, dim].
             state: as given.
+        Raises:
+            ValueError: an input or a state that does not fit.
         """
         state = state or LayerState()
+        check_input(x, self.dim, None, state)
+        if state.memory:
+            self._check(state)
         y = x
         for level in self.levels:
             y = y + swiglu(y, **self._level_weights(level.name, state.memory))
         return y - x, state
 
     def weights(self, state: LayerState) -> Tensors:
-        """Return the weights that learning changes: "level.part" -> [B, out, in]."""
+        """Return the weights that learning changes: "level.part" -> [B, out, in].
+
+        Raises:
+            ValueError: the state is not one of this memory.
+        """
+        self._check(state)
         return {
             f"{level.name}.{part}": state.memory[f"{level.name}.{part}"]
             for level in self.learning_levels
@@ -142,8 +154,16 @@ class CMS(nn.Module):
             state: with the weights that `grads` belong to.
             grads: MEAN gradient over each row's tokens, in the order of `weights(state)`, each [B, out, in].
             tokens: how many tokens each row's mean is over, [B]; 0 leaves the row untouched, bit for bit.
+        Raises:
+            ValueError: gradients or tokens that do not fit the state.
         """
         memory = dict(state.memory)
+        for (name, weight), grad in zip(self.weights(state).items(), grads, strict=True):
+            if grad.shape != weight.shape or tokens.shape != weight.shape[:1]:
+                raise ValueError(
+                    f"for {name!r} the gradient is {tuple(grad.shape)} and tokens {tuple(tokens.shape)}; "
+                    f"{tuple(weight.shape)} and {tuple(weight.shape[:1])} are needed: one gradient and one count a row"
+                )
         rows = tokens > 0
         for name, grad in zip(self.weights(state), grads, strict=True):
             old = memory[f"{name}.grad"]
@@ -166,6 +186,7 @@ class CMS(nn.Module):
             state: levels and rows that were not due are bit-identical.
             updates: level name -> what it did; only levels that changed a row are listed.
         """
+        self._check(state)
         memory, updates = dict(state.memory), {}
         for level in self.learning_levels:
             tokens = memory[f"{level.name}.tokens"]
@@ -215,6 +236,18 @@ class CMS(nn.Module):
                 )
             squares = squares + norm.to(squares.dtype) ** 2
         return torch.where(due, squares.sqrt(), 0.0)
+
+    def _check(self, state: LayerState) -> None:
+        """Refuse a state without this memory's weights."""
+        for level in self.learning_levels:
+            for part, start in self._start(level.name).items():
+                found = state.memory.get(f"{level.name}.{part}")
+                if found is None or found.shape[1:] != start.shape:
+                    got = "nothing" if found is None else f"{tuple(found.shape[1:])} per row"
+                    raise ValueError(
+                        f"the state is another memory's: {level.name}.{part} is {got}, here it is "
+                        f"{tuple(start.shape)}; start from initial_state(batch_size)"
+                    )
 
     def _start(self, level: str) -> Tensors:
         """Return one level's learned start, "gate", "up" and "down"."""

@@ -93,7 +93,7 @@ class DeltaMemory(nn.Module):
         Raises:
             ValueError: a shape or a mask that does not fit.
         """
-        check_input(x, self.dim, mask)
+        check_input(x, self.dim, mask, state)
         state = state or LayerState()
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everlearn.layers.cms import CMS, Update
 from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.models.rows import check_tokens
 
 Updates = dict[str, dict[str, Update]]
 
@@ -65,8 +66,12 @@ def learn_chunk(
         report: the score of every target and what the levels did.
         state: after the inputs (the last token is not consumed yet).
     Raises:
-        NotFiniteError: the loss or a gradient is NaN or infinite.
+        ValueError: tokens, mask or state that do not fit.
+        NotFiniteError: the loss, a gradient, or what would have been learned is NaN or infinite.
     """
+    check_tokens(ids, mask, state)
+    if mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError("mask has padding before a real token; move real tokens to the left, or use learn.read")
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
     has_target = real[:, 1:]
     count = has_target.sum(1)
@@ -86,7 +91,12 @@ def learn_chunk(
         layer = cms.accumulate(after.layer(name), [next(grads) for _ in weights[name]], count)
         written[name], done = cms.write(layer)
         updates |= {name: done} if done else {}
-    return ChunkReport(nll, updates), with_layers(after, written)
+    after = with_layers(after, written)
+    if not after.is_finite():
+        raise NotFiniteError(
+            "what this chunk would teach is not finite; nothing was learned from it; lower the levels' eta"
+        )
+    return ChunkReport(nll, updates), after
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -98,9 +108,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 def _gradients(nll: Tensor, count: Tensor, weights: list[Tensor], differentiable: bool) -> tuple[Tensor, ...]:
     """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
     loss = (nll.sum(1) / count.clamp_min(1)).sum()
-    if not weights:
-        return ()
-    grads = torch.autograd.grad(loss, weights, retain_graph=differentiable)
+    grads = torch.autograd.grad(loss, weights, retain_graph=differentiable) if weights else ()
     if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
         raise NotFiniteError(
             f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "

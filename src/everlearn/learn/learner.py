@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from everlearn.learn.store_protocol import Notes, Store
-from everlearn.learn.stream import End, read
+from everlearn.learn.stream import End, check_end, read
+from everlearn.memory.codec import check_fits
 from everlearn.memory.state import ModelState, concat_rows, take_level
+from everlearn.memory.users import user_name
 from everlearn.models.decoder import Decoder
 from everlearn.models.text import decode, encode
 
@@ -43,6 +45,8 @@ class Learner:
     Args:
         model: a byte-level decoder with a Continuum Memory System (without one, reading changes nothing).
         store: where memories outlive the process; None keeps them in this object only.
+    Raises:
+        ValueError: a model whose vocabulary cannot hold every byte.
     Example:
         >>> from everlearn.models import Decoder, preset
         >>> from everlearn.levels import Level
@@ -54,6 +58,10 @@ class Learner:
     """
 
     def __init__(self, model: Decoder, store: Store | None = None) -> None:
+        if model.config.vocab_size < 256:
+            raise ValueError(
+                f"the model's vocab_size is {model.config.vocab_size}, but a text is read as bytes; build it with 256"
+            )
         self.model, self.store = model.eval(), store
         self.chunk_size = model.config.chunk_size
         self.device = model.embedding.weight.device
@@ -66,15 +74,21 @@ class Learner:
         """Return the users who have a memory here or in the store, sorted."""
         return sorted({*self._states, *(self.store.users() if self.store else [])})
 
+    def knows(self, user: str) -> bool:
+        """Tell whether a user has a memory, here or in the store; other users' memories are not looked at."""
+        return self._load(user) in self._states
+
     def state(self, user: str) -> ModelState:
-        """Return a user's memory as a value, [1, ...]; an unknown user's is the learned start."""
-        self._load(user)
-        return self._states.get(user, self._fresh)
+        """Return a user's memory as a value, [1, ...]; an unknown user's is the learned start.
+
+        Raises:
+            ValueError: not a name (`memory.users.user_name`), or the store refuses the file.
+        """
+        return self._states.get(self._load(user), self._fresh)
 
     def notes(self, user: str) -> Notes:
         """Return the JSON notes that the last commit of this user carried."""
-        self._load(user)
-        return self._notes.get(user, {})
+        return self._notes.get(self._load(user), {})
 
     def position(self, user: str) -> int:
         """Return how many tokens of the open segment have been read, the unfinished chunk included."""
@@ -83,7 +97,14 @@ class Learner:
         return int(state.segment_len[0]) + (int(waiting["count"][0]) if waiting else 0)
 
     def restore(self, user: str, snapshot: ModelState, level: str | None = None) -> None:
-        """Roll a user back to an earlier `state(user)`: all of it, or one level alone."""
+        """Roll a user back to an earlier `state(user)`: all of it, or one level alone.
+
+        Raises:
+            ValueError: a snapshot of another model, of several users, or that is not finite; nothing was changed.
+        """
+        check_fits(snapshot, self._fresh, "the snapshot")
+        if not snapshot.is_finite():
+            raise ValueError("the snapshot holds NaN or infinity; roll back to another one")
         state = snapshot if level is None else take_level(self.state(user), snapshot, level)
         self._commit({user: state}, None)
 
@@ -117,10 +138,10 @@ class Learner:
         """
         if isinstance(text, Mapping) == (user is not None):
             raise ValueError("give read(text, user=NAME) for one user, or read({name: text, ...}) for several")
-        texts = dict(text) if isinstance(text, Mapping) else {str(user): text}
+        texts = dict(text) if isinstance(text, Mapping) else {user or "": text}
         pieces = list(self.stream(texts, end=end))
         scores = {name: _join([piece[name] for piece in pieces]) for name in texts}
-        return scores if isinstance(text, Mapping) else scores[str(user)]
+        return scores if isinstance(text, Mapping) else scores[user or ""]
 
     def stream(
         self,
@@ -140,8 +161,16 @@ class Learner:
                 with it. None keeps the notes as they are.
         Yields:
             user -> score of the piece; empty for a user whose text has ended.
+        Raises:
+            ValueError: no text, an empty one, one user under two spellings, or what `learn.read` refuses. Pieces that
+                were yielded before stay committed.
         """
+        check_end(end)
         users = list(texts)
+        if not users:
+            raise ValueError("no text was given; give a text for each user, such as {'ada': '...'}")
+        if len({user_name(user) for user in users}) < len(users):
+            raise ValueError(f"the users {users!a} are one user in several spellings (Unicode); give each once")
         rows = [self._tokens(text, name) for name, text in texts.items()]
         length = max(map(len, rows))
         ids = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in rows])
@@ -199,7 +228,13 @@ class Learner:
             seed: of the sampling.
         Returns:
             the new text, without the prompt.
+        Raises:
+            ValueError: an empty prompt, max_new_tokens below 1, or a temperature below 0.
         """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens {max_new_tokens} asks for no text; give a number >= 1")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature {temperature} is not a number >= 0; 0 takes the likeliest token")
         state = self._fresh if user is None else self.state(user)
         ids = self._tokens(prompt, user)[None]
         generator = torch.Generator().manual_seed(seed)
@@ -221,11 +256,13 @@ class Learner:
             raise ValueError(f"the text{f' for user {user!r}' if user else ''} is empty; give at least one character")
         return ids
 
-    def _load(self, user: str) -> None:
-        """Bring a user's memory in from the store, the first time it is asked for."""
+    def _load(self, user: str) -> str:
+        """Bring a user's memory in from the store, the first time it is asked for; return the name it is kept under."""
+        user = user_name(user)
         found = self.store.load(user) if self.store and user not in self._states else None
         if found:
             self._states[user], self._notes[user] = found[0].map(lambda t: t.to(self.device)), found[1]
+        return user
 
     def _commit(self, states: Mapping[str, ModelState], notes: Notes | None) -> None:
         """Make new states durable first and visible after."""
@@ -233,7 +270,8 @@ class Learner:
             kept = self.notes(user) if notes is None else dict(notes)
             if self.store:
                 self.store.save(user, state, kept)
-            self._states[user], self._notes[user] = state, kept
+            name = user_name(user)
+            self._states[name], self._notes[name] = state, kept
 
 
 def _join(pieces: list[Score]) -> Score:

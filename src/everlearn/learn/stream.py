@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from everlearn.learn.chunk import LearningModel, Updates, learn_chunk, token_nll
+from everlearn.levels import check_levels
 from everlearn.memory.state import ModelState
+from everlearn.models.rows import check_tokens
 
 End = Literal["open", "flush", "drop"]
 READ_AHEAD = 512  # tokens that a pass without learning reads at once; changes no result
@@ -59,7 +61,17 @@ def read(
     Returns:
         report: the score of every token.
         state: to pass to the next call.
+    Raises:
+        ValueError: tokens, mask or state that do not fit, a chunk_size that does not divide a level's period, or
+            another word for `end`.
+        NotFiniteError: see `learn_chunk`; the caller's state is as it was.
     """
+    check_tokens(ids, mask, state)
+    check_end(end)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size {chunk_size} is below 1; pass the model's chunk_size")
+    for cms in model.memories().values():
+        check_levels(cms.levels, chunk_size)
     buffer = _Buffer.join(state, ids, mask)
     state = replace(state, context={name: part for name, part in state.context.items() if name != "open"})
     steps: dict[str, Tensor] = {}
@@ -85,6 +97,12 @@ def read(
     else:
         state = state.new_segment()
     return ReadReport(buffer.scores(), steps), state
+
+
+def check_end(end: str) -> None:
+    """Refuse an unknown way to end a piece."""
+    if end not in get_args(End):
+        raise ValueError(f"end {end!r} is unknown; choose one of {', '.join(get_args(End))}")
 
 
 @dataclass

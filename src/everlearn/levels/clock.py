@@ -36,7 +36,7 @@ class Level:
     def __post_init__(self) -> None:
         period = self.update_period
         if isinstance(period, str):
-            valid = bool(period)
+            valid = bool(period) and not period.strip().isdigit()
         else:
             valid = period == math.inf or (period >= 1 and period == int(period))
         if not valid:
@@ -44,6 +44,8 @@ class Level:
                 f"update_period {period!r} of level {self.name!r} is not a whole number of tokens; "
                 "give an integer >= 1, math.inf to freeze the level, or the name of an event"
             )
+        if self.reset is not None and not isinstance(self.reset, str):
+            raise ValueError(f"reset {self.reset!r} of level {self.name!r} is no event; give a word such as 'document'")
         if not (math.isfinite(self.eta) and self.eta >= 0):
             raise ValueError(f"eta {self.eta} of level {self.name!r} must be finite and >= 0; 0 freezes the level")
         if not 0 <= self.anchor_decay < 1:

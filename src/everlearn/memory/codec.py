@@ -54,7 +54,11 @@ def encode(tensors: Tensors, meta: Mapping[str, Any]) -> bytes:
     Args:
         tensors: any flat dictionary.
         meta: JSON data that belongs to it, such as the fingerprint of the model.
+    Raises:
+        ValueError: NaN or infinity in a tensor: a file that `decode` would refuse is never written.
     """
+    if (damaged := _not_finite(tensors)) is not None:
+        raise ValueError(f"{damaged!r} holds NaN or infinity, so it was not saved; go back to an earlier state")
     content = {"format": FORMAT, "torch": torch.__version__, "meta": meta}
     content["sha256"] = digest(tensors, json.dumps(content, sort_keys=True))
     # one key, because safetensors writes several in any order, and equal knowledge should give equal bytes
@@ -81,22 +85,34 @@ def decode(data: bytes, name: str) -> tuple[Tensors, dict[str, Any]]:
     if KEY not in header:
         raise ValueError(f"{name} was not written by everlearn (its header says nothing); give a file that it saved")
     content = _content(header[KEY], name)
-    if content.pop("sha256", None) != digest(tensors, json.dumps(content, sort_keys=True)):
-        raise ValueError(f"{name} was changed after it was saved (its hash does not match); use a snapshot or a backup")
+    # before the hash: a newer format may take it over other things
     if content["format"] > FORMAT:
         raise ValueError(f"{name} has format {content['format']}, this version reads up to {FORMAT}; update everlearn")
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} holds NaN or infinity in {key!r}; use a snapshot or a backup from before")
+    if content.pop("sha256", None) != digest(tensors, json.dumps(content, sort_keys=True)):
+        raise ValueError(f"{name} was changed after it was saved (its hash does not match); use a snapshot or a backup")
+    if (damaged := _not_finite(tensors)) is not None:
+        raise ValueError(f"{name} holds NaN or infinity in {damaged!r}; use a snapshot or a backup from before")
     return tensors, content["meta"]
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a tensor that holds NaN or infinity, or None."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
 
 
 def _content(text: str, name: str) -> dict[str, Any]:
     """Parse the header's own JSON."""
+    damaged = f"{name} was changed after it was saved (its header is damaged); use a snapshot or a backup"
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except ValueError:
-        raise ValueError(f"{name} was changed after it was saved (its header is damaged); use a backup") from None
+        raise ValueError(damaged) from None
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int) or "meta" not in content:
+        raise ValueError(damaged)
+    return content
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -120,16 +136,18 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def check_fits(state: ModelState, fresh: ModelState, name: str) -> None:
-    """Refuse a state whose memory is not that of the model.
+    """Refuse a state whose memory is not that of the model, or that has another number of rows.
 
     Args:
         state: what was loaded.
-        fresh: the model's `initial_state(1)`.
+        fresh: the model's `initial_state`.
         name: what to call the state in an error.
     Raises:
         ValueError: a layer or tensor that the model lacks, or another shape or type.
     """
-    rows = state.batch_size
+    rows = fresh.batch_size
+    if state.batch_size != rows:
+        raise ValueError(f"{name} has {state.batch_size} rows, {rows} needed; pick the right ones with state.rows()")
     for layer, tensors in fresh.memory.items():
         for leaf, tensor in tensors.items():
             found = state.memory.get(layer, {}).get(leaf)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `atomic_write` gives to files under way
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -29,6 +34,25 @@ def atomic_write(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is one that `atomic_write` was writing."""
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path, *, older_than: float = 0.0) -> None:
+    """Remove what processes that were killed have left of files they were writing, in a folder and below it.
+
+    Args:
+        folder: searched; one that does not exist is left alone.
+        older_than: age in seconds. 0 only while this process alone may write there; an hour spares what others write.
+    """
+    for path in Path(folder).rglob(".*.tmp"):
+        # its writer may finish it at any moment
+        with contextlib.suppress(FileNotFoundError):
+            if is_temporary(path) and time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -68,6 +68,11 @@ class ModelState:
         index = torch.as_tensor(index, dtype=torch.long, device=self.tokens_seen.device)
         return self.map(lambda t: t.index_select(0, index))
 
+    def is_finite(self) -> bool:
+        """Tell whether every number is finite."""
+        floats = [t for t in pytree.tree_leaves(self) if t.is_floating_point()]
+        return all(bool(torch.isfinite(t).all()) for t in floats)
+
     def nbytes(self) -> int:
         """Return the bytes that all tensors hold."""
         return sum(t.numel() * t.element_size() for t in pytree.tree_leaves(self))

@@ -9,7 +9,7 @@ from typing import Any
 from everlearn.memory.codec import load_tensors, save_tensors
 from everlearn.memory.files import atomic_write
 from everlearn.models.config import DecoderConfig
-from everlearn.models.decoder import Decoder
+from everlearn.models.decoder import Decoder, fingerprint
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -44,14 +44,14 @@ def load_model(folder: Path) -> tuple[Decoder, dict[str, Any]]:
         raise ValueError(f"{folder} holds no model ({CONFIG} is missing); give a folder that everlearn wrote")
     try:
         config = DecoderConfig.from_dict(json.loads((folder / CONFIG).read_text()))
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG} is not a model's config ({error}); use a backup of it") from None
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} holds no whole model ({WEIGHTS} is missing); copy the whole folder again")
     tensors, meta = load_tensors(folder / WEIGHTS)
-    model = Decoder(config)
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
-        raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it; copy both from the same run")
-    model.load_state_dict(tensors)
-    if model.fingerprint() != meta.get("fingerprint"):
+    # before anything is built: a config that was edited could ask for any size
+    if fingerprint(config, tensors) != meta.get("fingerprint"):
         raise ValueError(f"{folder / WEIGHTS} and {CONFIG} are not of one model; copy both from the same run")
+    model = Decoder(config)
+    model.load_state_dict(tensors)
     return model.eval(), meta["about"]

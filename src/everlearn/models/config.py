@@ -39,9 +39,10 @@ class DecoderConfig:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "dim", "num_layers", "num_heads", "hidden_dim", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        sizes = {name: value for name, value in vars(self).items() if name not in ("mixer", "levels", "window")}
+        for name, value in {**sizes, "window": 1 if self.window is None else self.window}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"dim {self.dim} does not split into {self.num_heads} heads of even size; "
@@ -66,6 +67,8 @@ class DecoderConfig:
         Raises:
             ValueError: a field that does not exist, or a value that does not fit.
         """
+        if not isinstance(data, dict):
+            raise ValueError(f"the model's config is a {type(data).__name__}; it must be an object with named fields")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from everlearn.levels import Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MIXERS, Mixer
-from everlearn.models.rows import unpack, without_padding
+from everlearn.models.rows import check_tokens, unpack, without_padding
 
 
 class Block(nn.Module):
@@ -65,6 +65,8 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
+        start = self.initial_state(0).memory
+        self._memory_shapes = {layer: {n: t.shape[1:] for n, t in own.items()} for layer, own in start.items()}
 
     def memories(self) -> dict[str, CMS]:
         """Return the memories that learn from the task's gradient, by the name of their layer."""
@@ -98,12 +100,15 @@ class Decoder(nn.Module):
             logits: [B, T, vocab_size] for the token after each; undefined at padding.
             state: to pass to the next call (of packed rows, that of each row's last document).
         Raises:
-            ValueError: `document_ids` together with a state.
+            ValueError: `document_ids` together with a state; tokens that the vocabulary lacks; shapes or types that
+                do not fit; a state of another model or with another number of rows.
         """
+        check_tokens(ids, mask, state)
         if document_ids is not None:
             return self._forward_packed(ids, state, mask, document_ids)
         zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         state = state or ModelState({}, {}, zeros, zeros)
+        self._check_state(state)
         x, state = self._read(ids, state, None) if mask is None else without_padding(self._read, ids, state, mask)
         return F.linear(self.norm(x), self.embedding.weight), state
 
@@ -119,7 +124,14 @@ class Decoder(nn.Module):
         Returns:
             state: the new state.
             updates: layer name -> level name -> what it did.
+        Raises:
+            ValueError: rows that are not [B] bool.
         """
+        if rows is not None and (rows.dtype != torch.bool or rows.shape != state.tokens_seen.shape):
+            raise ValueError(
+                f"rows are {rows.dtype} of shape {tuple(rows.shape)}; give bool of shape ({state.batch_size},), "
+                "True where the event happened"
+            )
         layers: dict[str, LayerState] = {}
         updates: dict[str, dict[str, Update]] = {}
         for name, cms in self.memories().items():
@@ -150,12 +162,27 @@ class Decoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of the shapes, the parameters and what else decides results; levels' rates are left out."""
-        digest = hashlib.sha256(repr({**self.config.to_dict(), "levels": None}).encode())
-        digest.update(repr([level.name for level in self.config.levels]).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.config, self.state_dict())
+
+    def _check_state(self, state: ModelState) -> None:
+        """Refuse a state that another model has written; a layer that carries nothing yet is fresh."""
+        for layer, expected in self._memory_shapes.items():
+            own = state.memory.get(layer)
+            if own is None and layer not in state.context:
+                continue
+            found = {} if own is None else {name: tensor.shape[1:] for name, tensor in own.items()}
+            for name, shape in expected.items():
+                if found.get(name) != shape:
+                    got = tuple(found[name]) if name in found else "nothing"
+                    raise ValueError(
+                        f"the state is another model's: {layer}/{name} is {got} per row, this model has "
+                        f"{tuple(shape)}; read with the model that wrote it, or pass state=None"
+                    )
+        if unknown := sorted(set(state.memory) - set(self._memory_shapes)):
+            raise ValueError(
+                f"the state is another model's: it holds a memory {unknown[0]!r} that this model lacks; "
+                "read with the model that wrote it, or pass state=None"
+            )
 
     def _blocks(self) -> list[Block]:
         """Return the blocks with their type."""
@@ -163,7 +190,13 @@ class Decoder(nn.Module):
 
     def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
         """Run the blocks over left-aligned rows; [B, T] to [B, T, dim]."""
-        x = self.embedding(ids)
+        try:
+            x = self.embedding(ids)
+        except IndexError:
+            raise ValueError(
+                f"ids reach from {int(ids.min())} to {int(ids.max())}, the vocabulary from 0 to "
+                f"{self.config.vocab_size - 1}; encode with the tokenizer of this model"
+            ) from None
         layers = {}
         for i, block in enumerate(self._blocks()):
             name = f"blocks.{i}.mixer"
@@ -185,9 +218,24 @@ class Decoder(nn.Module):
                 "packed rows start fresh, but a state was given; read the rest of an open document first, "
                 "without document_ids, then pass state=None"
             )
+        if document_ids.shape != ids.shape:
+            raise ValueError(
+                f"document_ids have shape {tuple(document_ids.shape)}, ids {tuple(ids.shape)}; "
+                "give the number of its document for each token"
+            )
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         source, real, last = unpack(document_ids, mask)
         logits, state = self(ids.flatten()[source], None, real)
         packed = logits.new_zeros(ids.numel(), logits.shape[-1])
         packed = packed.index_put((source[real],), logits[real])
         return packed.reshape(*ids.shape, -1), state.rows(last)
+
+
+def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of the model that a config and its tensors would make; see `Decoder.fingerprint`."""
+    digest = hashlib.sha256(repr({**config.to_dict(), "levels": None}).encode())
+    digest.update(repr([level.name for level in config.levels]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -12,6 +12,30 @@ from everlearn.memory.state import ModelState
 Run = Callable[[Tensor, ModelState, Tensor], tuple[Tensor, ModelState]]
 
 
+def check_tokens(ids: Tensor, mask: Tensor | None, state: ModelState | None) -> None:
+    """Refuse tokens, a mask or a state that would be read as something else.
+
+    Args:
+        ids: should be [B, T] of whole numbers.
+        mask: should be [B, T] bool, or None.
+        state: should have B rows, or be None.
+    Raises:
+        ValueError: they do not.
+    """
+    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"ids are {ids.dtype} of shape {tuple(ids.shape)}; give token numbers [B, T] as torch.long")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != ids.shape):
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, but must be bool of shape {tuple(ids.shape)}; "
+            "pass True where a token is real"
+        )
+    if state is not None and state.batch_size != len(ids):
+        raise ValueError(
+            f"the state has {state.batch_size} rows, ids have {len(ids)}; "
+            f"pick rows with state.rows(...) or start from model.initial_state({len(ids)})"
+        )
+
+
 def without_padding(run: Run, ids: Tensor, state: ModelState, mask: Tensor) -> tuple[Tensor, ModelState]:
     """Call `run` on rows whose real tokens stand at the left, and put its outputs back in their places.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 from everlearn.memory.codec import check_fits, from_tensors, load_tensors, save_tensors, to_tensors
+from everlearn.memory.files import remove_leftovers
 from everlearn.memory.state import ModelState
+from everlearn.memory.users import user_name
+
+HOUR = 3600.0
 
 
 class FolderStore:
@@ -25,17 +28,11 @@ class FolderStore:
     def __init__(self, folder: Path, fingerprint: str, fresh: ModelState) -> None:
         self.folder, self.fingerprint, self.fresh = Path(folder), fingerprint, fresh
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder, older_than=HOUR)
 
     def path(self, user: str) -> Path:
-        """Return the file of a user; the name is compared in Unicode's composed form (NFC).
-
-        Raises:
-            ValueError: a name that is empty, longer than 128 characters or holds control characters.
-        """
-        name = unicodedata.normalize("NFC", user)
-        if not name or len(name) > 128 or not name.isprintable():
-            raise ValueError(f"user name {user!r} must have 1 to 128 printable characters")
-        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
+        """Return the file of a user; see `memory.users.user_name` for what a name may be."""
+        return self.folder / f"{hashlib.sha256(user_name(user).encode()).hexdigest()}.safetensors"
 
     def load(self, user: str) -> tuple[ModelState, dict[str, Any]] | None:
         """Return a user's state and notes, or None when there is none.
@@ -47,7 +44,7 @@ class FolderStore:
         if not path.exists():
             return None
         tensors, meta = load_tensors(path)
-        if meta.get("user") != unicodedata.normalize("NFC", user):
+        if meta.get("user") != user_name(user):
             raise ValueError(f"{path} does not belong to user {user!r}; a memory file must not be renamed")
         if meta.get("model") != self.fingerprint:
             raise ValueError(
@@ -59,9 +56,19 @@ class FolderStore:
 
     def save(self, user: str, state: ModelState, notes: dict[str, Any]) -> None:
         """Replace a user's file in one step; a crash leaves the old one or the new one."""
-        meta = {"user": unicodedata.normalize("NFC", user), "model": self.fingerprint, "notes": notes}
+        meta = {"user": user_name(user), "model": self.fingerprint, "notes": notes}
         save_tensors(self.path(user), to_tensors(state), meta)
 
     def users(self) -> list[str]:
-        """Return the names of all users, sorted."""
-        return sorted(load_tensors(path)[1]["user"] for path in self.folder.glob("*.safetensors"))
+        """Return the names of all users, sorted.
+
+        Raises:
+            ValueError: a file in the folder is damaged, or is no user's memory.
+        """
+        names = []
+        for path in self.folder.glob("*.safetensors"):
+            name = load_tensors(path)[1].get("user")
+            if not isinstance(name, str):
+                raise ValueError(f"{path} is no user's memory; move it out of the folder")
+            names.append(name)
+        return sorted(names)
