@@ -98,9 +98,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 def _gradients(nll: Tensor, count: Tensor, weights: list[Tensor], differentiable: bool) -> tuple[Tensor, ...]:
     """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
     loss = (nll.sum(1) / count.clamp_min(1)).sum()
-    if not weights:
-        return ()
-    grads = torch.autograd.grad(loss, weights, retain_graph=differentiable)
+    grads = torch.autograd.grad(loss, weights, retain_graph=differentiable) if weights else ()
     if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
         raise NotFiniteError(
             f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,15 +67,20 @@ class Learner:
         """Return the users who have a memory here or in the store, sorted."""
         return sorted({*self._states, *(self.store.users() if self.store else [])})
 
+    def knows(self, user: str) -> bool:
+        """Tell whether a user has a memory here or in the store."""
+        self._load(user)
+        return _name(user) in self._states
+
     def state(self, user: str) -> ModelState:
         """Return a user's memory as a value, [1, ...]; an unknown user's is the learned start."""
         self._load(user)
-        return self._states.get(user, self._fresh)
+        return self._states.get(_name(user), self._fresh)
 
     def notes(self, user: str) -> Notes:
         """Return the JSON notes that the last commit of this user carried."""
         self._load(user)
-        return self._notes.get(user, {})
+        return self._notes.get(_name(user), {})
 
     def position(self, user: str) -> int:
         """Return how many tokens of the open segment have been read, the unfinished chunk included."""
@@ -142,6 +148,8 @@ class Learner:
             user -> score of the piece; empty for a user whose text has ended.
         """
         users = list(texts)
+        if len(set(map(_name, users))) < len(users):
+            raise ValueError(f"one user is given twice, in two spellings of the same letters: {users}; give each once")
         rows = [self._tokens(text, name) for name, text in texts.items()]
         length = max(map(len, rows))
         ids = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in rows])
@@ -164,7 +172,7 @@ class Learner:
             scores = {
                 name: Score(
                     report.nll[i][real[i, start:stop]].cpu() / math.log(2),
-                    {level: int(steps[i]) for level, steps in report.steps.items()},
+                    {level: int(steps[i]) for level, steps in report.steps.items() if steps[i]},
                 )
                 for i, name in enumerate(users)
             }
@@ -223,17 +231,23 @@ class Learner:
 
     def _load(self, user: str) -> None:
         """Bring a user's memory in from the store, the first time it is asked for."""
-        found = self.store.load(user) if self.store and user not in self._states else None
+        name = _name(user)
+        found = self.store.load(name) if self.store and name not in self._states else None
         if found:
-            self._states[user], self._notes[user] = found[0].map(lambda t: t.to(self.device)), found[1]
+            self._states[name], self._notes[name] = found[0].map(lambda t: t.to(self.device)), found[1]
 
     def _commit(self, states: Mapping[str, ModelState], notes: Notes | None) -> None:
         """Make new states durable first and visible after."""
         for user, state in states.items():
-            kept = self.notes(user) if notes is None else dict(notes)
+            name, kept = _name(user), self.notes(user) if notes is None else dict(notes)
             if self.store:
-                self.store.save(user, state, kept)
-            self._states[user], self._notes[user] = state, kept
+                self.store.save(name, state, kept)
+            self._states[name], self._notes[name] = state, kept
+
+
+def _name(user: str) -> str:
+    """Return Unicode's composed form of a name: however it is spelled, it names one memory, here as in the store."""
+    return unicodedata.normalize("NFC", user)
 
 
 def _join(pieces: list[Score]) -> Score:
