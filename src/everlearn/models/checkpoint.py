@@ -51,7 +51,7 @@ def load_model(folder: Path) -> tuple[Decoder, dict[str, Any]]:
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
         raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it; copy both from the same run")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)
     if model.fingerprint() != meta.get("fingerprint"):
         raise ValueError(f"{folder / WEIGHTS} and {CONFIG} are not of one model; copy both from the same run")
     return model.eval(), meta["about"]
