@@ -19,34 +19,52 @@ def read_documents(
 ) -> list[dict[str, Any]]:
     """Read documents one after another, each chunk committed before the next, and tell what each cost in bits.
 
-    The notes committed with the memory hold a line for every document that was finished, and how far the open one
-    has come; so a document that was interrupted goes on where it stopped.
+    The notes committed with the memory hold a line for every document that was finished, how far the open one has
+    come, and what a run of several has left; so the same call after an interrupt goes on where it stopped.
 
     Args:
         learner: with a store.
         user: whose memory learns.
-        documents: in the order of reading.
+        documents: in the order of reading; one that was interrupted comes first.
         out: where to say what happens.
-        again: read documents that this memory has read before once more.
+        again: read documents that this memory has read before once more; without it equal ones are read once.
     Returns:
-        a row for each document read to its end: name, bytes, frozen and learned bits per byte, chunks.
+        a row for each document that this call read to its end: name, bytes, frozen and learned bits per byte.
     """
     _drop_foreign(learner, user, documents, out)
-    wanted = [
-        d for d in documents if again or _key(d) not in _finished(learner, user) or _key(d) == _open_key(learner, user)
-    ]
+    wanted = _wanted(learner, user, documents, again)
+    why = "before the interrupt, skipped" if again else "before, skipped (`everlearn read` reads it again)"
     for document in (d for d in documents if d not in wanted):
-        out.say(f"{document.name}: read before, skipped (`everlearn read` reads it again)")
+        out.say(f"{document.name}: read {why}")
     total = sum(len(d.data) for d in wanted)
     rows = []
     with progress(f"Reading {len(wanted)} document{'s' * (len(wanted) != 1)} for {user}", total=total) as advance:
-        for document in wanted:
-            rows.append(_read_one(learner, user, document, out, advance))
+        for i, document in enumerate(wanted):
+            left = [_key(d) for d in wanted[i + 1 :]]
+            run = {"documents": _run_key(documents), "left": left} if again and left else None
+            rows.append(_read_one(learner, user, document, out, advance, run))
     return rows
 
 
-def _read_one(learner: Learner, user: str, document: Document, out: Output, advance: Advance) -> dict[str, Any]:
-    """Read one document from where it stopped to its end; return its row."""
+def _wanted(learner: Learner, user: str, documents: Sequence[Document], again: bool) -> list[Document]:
+    """Return what is to be read, in order: what an interrupted run left, or all that is new or asked for again."""
+    once = {_key(d): d for d in reversed(documents)}
+    finished, opened, run = _finished(learner, user), _open_key(learner, user), learner.notes(user).get("run")
+    if not again:
+        wanted = [d for d in documents if d is once[_key(d)] and (_key(d) not in finished or _key(d) == opened)]
+    elif run and run["documents"] == _run_key(documents):
+        wanted = [once[key] for key in run["left"]]
+    else:
+        wanted = list(documents)
+    # an open document goes on before anything else is read: it would run into the next one's bytes
+    place = next((i for i, d in enumerate(wanted) if _key(d) == opened), 0)
+    return [*wanted[place : place + 1], *wanted[:place], *wanted[place + 1 :]]
+
+
+def _read_one(
+    learner: Learner, user: str, document: Document, out: Output, advance: Advance, run: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Read one document from where it stopped to its end; return its row. `run` is what is left after it."""
     size, key = len(document.data), _key(document)
     start = learner.position(user) if _open_key(learner, user) == key else 0
     progress_note = learner.notes(user).get("open") or {"document": key, "bits": 0.0, "scored": 0}
@@ -73,7 +91,7 @@ def _read_one(learner: Learner, user: str, document: Document, out: Output, adva
             return learner.notes(user) | {"open": progress_note}
         row = {"name": document.name, "bytes": size, "frozen": frozen, "learned": _mean(progress_note)}
         finished = _finished(learner, user) | {key: row}
-        return learner.notes(user) | {"open": None, "documents": finished}
+        return learner.notes(user) | {"open": None, "documents": finished, "run": run}
 
     advance(start)
     for scores in learner.stream({user: document.data[start:]}, note=note):
@@ -83,8 +101,7 @@ def _read_one(learner: Learner, user: str, document: Document, out: Output, adva
 
 def _drop_foreign(learner: Learner, user: str, documents: Iterable[Document], out: Output) -> None:
     """End a document that was interrupted and is not among those to be read now."""
-    key = _open_key(learner, user)
-    if key is not None and key not in {_key(d) for d in documents}:
+    if learner.position(user) and _open_key(learner, user) not in {_key(d) for d in documents}:
         out.say(f"an interrupted document is not among these; it ends at byte {learner.position(user):,}")
         learner.close(user, learner.notes(user) | {"open": None})
 
@@ -101,6 +118,10 @@ def _open_key(learner: Learner, user: str) -> str | None:
 
 def _key(document: Document) -> str:
     return hashlib.sha256(document.data).hexdigest()
+
+
+def _run_key(documents: Sequence[Document]) -> str:
+    return hashlib.sha256("".join(map(_key, documents)).encode()).hexdigest()
 
 
 def _mean(note: dict[str, Any]) -> float:
