@@ -8,6 +8,7 @@ from everlearn.continual.classifier import Classifier
 from everlearn.continual.features import HashedText, RandomReLU
 from everlearn.memory import codec
 from everlearn.memory.precision import PrecisionMemory, ridge
+from tests.memory.careless import sealed
 
 TEXTS = [
     "I want my money back",
@@ -18,7 +19,6 @@ TEXTS = [
     "the parcel has not arrived",
 ]
 LABELS = ["billing", "billing", "bug", "bug", "delivery", "delivery"]
-from tests.memory.careless import sealed
 
 
 def classifier(texts=TEXTS, labels=LABELS, **options):

@@ -142,6 +142,33 @@ def test_a_saved_model_is_bit_equal_and_a_changed_one_is_refused(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_keeps_its_precision_on_disk(dtype, tmp_path):
+    model = make("delta_net").to(dtype)
+    save_model(model, tmp_path)
+    loaded, about = load_model(tmp_path)
+    assert about == {}
+    assert not loaded.training
+    assert loaded.fingerprint() == model.fingerprint()
+    for (name, parameter), other in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        assert parameter.dtype == dtype and parameter.requires_grad, name
+        assert torch.equal(parameter, other), name
+
+
+def test_weights_and_config_of_two_models_are_refused(tmp_path):
+    """The same shapes, another retention or another size: both files are whole, but they are not of one model."""
+    for name, changes in (("a", {}), ("b", {"chunk_size": 2}), ("c", {"hidden_dim": 6})):
+        save_model(make("delta_net", **changes), tmp_path / name)
+    for other, message in (("b", "are not of one model"), ("c", "are not of one model")):
+        (tmp_path / "a" / "config.json").write_bytes((tmp_path / other / "config.json").read_bytes())
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path / "a")
+    for broken in ("{", "3", '{"dim": "x"}', '{"levels": [{}]}'):
+        (tmp_path / "a" / "config.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"is not a model's config \(.*use a backup"):
+            load_model(tmp_path / "a")
+
+
 def test_configs_survive_json_and_refuse_what_does_not_fit():
     config = preset(
         "transformer++", levels=[Level("a", 64, 0.2), Level("b", math.inf), Level("c", "session")], window=32
