@@ -1,5 +1,6 @@
 """Numbers made up for tests: plausible in size, measured by nobody."""
 
+import copy
 import math
 import random
 
@@ -115,6 +116,19 @@ def results():
             "platform": "Linux-6.1-x86_64",
         },
     }
+
+
+def changed(**values):
+    """Return the fixture with some dotted paths replaced; `a__b` stands for a.b."""
+    new = copy.deepcopy(results())
+    new["reading"].pop("per_file")
+    for path, value in values.items():
+        *parents, last = path.split("__")
+        row = new
+        for key in parents:
+            row = row[key]
+        row[last] = value
+    return new
 
 
 # a zero, as it stands in an 8 x 8 image

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from everlearn.continual.streams import DAYS
-from everlearn.demo import sentences
+from everlearn.demo import sentences, week_sentences
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS, Label
 from everlearn.demo.phrases import percent
@@ -61,6 +61,7 @@ def render(results: Results, pictures: dict[str, Any]) -> str:
         plug=plug_facts(results),
         days=DAYS,
         say=sentences,
+        say_week=week_sentences,
         percent=percent,
         present=present,
     )
