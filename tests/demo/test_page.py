@@ -2,6 +2,7 @@
 
 import html
 import io
+import os
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -108,6 +109,20 @@ def test_reversed_numbers_reverse_the_page(page):
     ):
         assert before in text and before not in reversed_text
         assert after in reversed_text and after not in text
+
+
+def test_a_full_disk_leaves_the_old_page_whole(tmp_path, monkeypatch):
+    write_page(results(), pictures(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"index.html", "picture.png"}
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_page({"reading": results()["reading"]}, {}, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("scene", ["digits", "reading", "restart", "rollback"])

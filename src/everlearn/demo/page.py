@@ -18,6 +18,7 @@ from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS, Label
 from everlearn.demo.phrases import percent
 from everlearn.demo.picture import svg, write_picture
+from everlearn.memory.files import atomic_write
 
 # bits that reading saved (or cost) on one character, at which its shade gets stronger
 SHADES = (0.5, 1.5, 4.0)
@@ -41,7 +42,7 @@ def write_page(results: Results, pictures: dict[str, Any], out_dir: Path | str) 
     folder.mkdir(parents=True, exist_ok=True)
     write_picture(results, folder / "picture.png")
     page = folder / "index.html"
-    page.write_text(render(results, pictures), encoding="utf-8")
+    atomic_write(page, render(results, pictures).encode())
     return page
 
 

@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from everlearn.continual.streams import DAYS
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS, Label
+from everlearn.memory.files import atomic_write
 
 FONT_SIZE = 8.5
 PANEL_INCHES = (4.9, 3.7)
@@ -60,7 +61,9 @@ def write_picture(results: Results, path: Path) -> bool:
         figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), dpi=160, layout=layout)
         for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             draw(axes, results, Palette(), title=True)
-        figure.savefig(path, format="png", facecolor="white", metadata={"Software": None})
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    atomic_write(path, buffer.getvalue())
     return True
 
 
