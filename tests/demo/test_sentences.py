@@ -5,10 +5,12 @@ import math
 
 import pytest
 from demo_fixture import changed, pictures, results
+from hypothesis import given
+from hypothesis import strategies as st
 
 from everlearn.demo import sentences, week_sentences
 from everlearn.demo.differences import Difference, between_methods, between_readers
-from everlearn.demo.phrases import NO_DIFFERENCE
+from everlearn.demo.phrases import NO_DIFFERENCE, positions
 
 
 def late(name, value):
@@ -39,8 +41,16 @@ def test_files_are_compared_with_themselves_where_their_numbers_are_given():
     assert NO_DIFFERENCE in sentences.learning(new)
 
 
+def test_levels_are_named_with_their_pace():
+    said = sentences.levels(changed())
+    assert said.startswith("What learns is the CMS, 2 levels of the model's weights")
+    assert said.endswith("'fast' after every 64 bytes, 'slow' after every 1,024 bytes.")
+
+
 def test_control_tells_whose_memory_helps():
-    assert "3.22, 0.81 more: the saving comes from this very file" in sentences.control(late("control", 3.22))
+    assert "Ada's file costs 3.22, 0.81 more: the saving comes from this very file" in sentences.control(
+        late("control", 3.22)
+    )
     assert "2.00, 0.41 less: what her own file taught serves it worse" in sentences.control(late("control", 2.0))
     assert f"2.43: {NO_DIFFERENCE}, so nothing here shows" in sentences.control(late("control", 2.43))
     assert "her own memory saves nothing against frozen" in sentences.control(late("frozen", 2.0))
@@ -67,9 +77,9 @@ def test_yardsticks_win_and_lose():
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (2.65, "(+0.04): it does worse on what it knew"),
-        (2.55, "(-0.06): it does better on what it knew"),
-        (2.62, "(+0.01): no change beyond the spread"),
+        (2.65, "(+0.040): it does worse on what it knew"),
+        (2.55, "(-0.060): it does better on what it knew"),
+        (2.62, "(+0.010): no change beyond the spread"),
     ],
 )
 def test_damage_has_a_sign(after, words):
@@ -78,8 +88,52 @@ def test_damage_has_a_sign(after, words):
 
 def test_damage_without_a_spread_goes_by_what_is_printed():
     kept = {"before": 2.610, "after": 2.613}
-    assert sentences.damage(changed(reading__kept=kept)).endswith("(+0.00): no change.")
+    assert sentences.damage(changed(reading__kept=kept)).endswith("(+0.003): no change.")
     assert "worse on what it knew" in sentences.damage(changed(reading__kept=kept | {"after": 2.62}))
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (2.92, "and costs +0.31: one rate does 0.27 more damage"),
+        (2.50, "and costs -0.11: the CMS does 0.15 more damage"),
+        (2.70, f"and costs +0.09: {NO_DIFFERENCE}"),
+    ],
+)
+def test_damage_beside_gain(after, words):
+    said = sentences.damage_beside_gain(changed(reading__one_rate_kept__after=after))
+    assert "the CMS gains +0.53 on the new file and costs +0.04 on the old text" in said
+    assert f"one rate, the control, gains +0.54 {words}." in said
+    assert "the CMS gains -0.06 on the new file" in sentences.damage_beside_gain(late("learning", 3.0))
+
+
+@pytest.mark.parametrize(
+    ("after", "part", "words"),
+    [
+        (
+            2.81,
+            "Part of that difference",
+            "+0.20: less than one rate all the same, so levels that change more slowly help",
+        ),
+        (3.10, "That difference", "+0.49: more than one rate, so levels that change more slowly do not prevent damage"),
+        (
+            2.90,
+            "That difference",
+            f"+0.29: {NO_DIFFERENCE} compared with one rate, so levels that change more slowly do",
+        ),
+    ],
+)
+def test_restarting_a_level_is_told_apart_from_slow_levels(after, part, words):
+    said = sentences.restarts(changed(reading__no_restart_kept__after=after))
+    assert said.startswith(f"{part} is by design: the level 'fast' of the CMS restarts at the end of each document")
+    assert f"Without that restart the CMS costs {words}" in said
+
+
+def test_restarts_are_named_only_where_they_differ():
+    assert sentences.restarts(changed(reading__one_rate_kept__after=2.5)).startswith("By design: the level 'fast'")
+    levels = changed()["reading"]["levels"]
+    assert sentences.restarts(changed(reading__levels__learning=levels["one_rate"])) == ""
+    assert sentences.restarts(changed(reading__levels__one_rate=levels["learning"])) == ""
 
 
 def test_first_file_again():
@@ -106,9 +160,22 @@ def test_identities_are_kept_or_broken():
     assert "11 bytes of an unfinished chunk" in sentences.restart(changed())
     assert "is bit-identical to a run that was never stopped" in sentences.restart(changed())
     assert "is not the same as a run that was never stopped" in sentences.restart(changed(restart__identical=False))
+    assert "Killed without warning twice, the last time at byte 5,003," in sentences.restart(changed())
+    assert "Killed without warning at byte 5,003," in sentences.restart(changed(restart__kills=1))
     assert "1 byte of an unfinished chunk" in sentences.restart(changed(restart__lost_tokens=1))
     assert "level 'fast' is bit-identical to its snapshot" in sentences.rollback(changed())
     assert "not the same as its snapshot" in sentences.rollback(changed(rollback__identical=False))
+
+
+@given(st.integers(0, 9_000), st.integers(1, 9_000))
+def test_a_range_names_its_first_and_its_last_byte(start, size):
+    places = range(start, start + size)
+    first, last = (int(number.replace(",", "")) for number in positions(start, start + size).split(" to "))
+    assert (first, last) == (places[0], places[-1])
+
+
+def test_ranges_by_hand():
+    assert (positions(1, 256), positions(4096, 8193)) == ("1 to 255", "4,096 to 8,192")
 
 
 def test_shading_adds_up():

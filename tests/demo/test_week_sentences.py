@@ -1,7 +1,7 @@
 """Every sentence about the digits is fed its numbers, the reverse of them, and a difference within the spread."""
 
 import pytest
-from demo_fixture import changed
+from demo_fixture import changed, searched
 
 from everlearn.demo import week_sentences as sentences
 from everlearn.demo.phrases import NO_DIFFERENCE
@@ -30,9 +30,45 @@ def test_cms_against_its_control(cms, rate, words):
     assert words in said and said.startswith("The paper's own part, the CMS, ends the week with")
 
 
-def test_cms_against_fine_tuning():
+def test_cms_against_fine_tuning_with_the_same_kind_of_loss():
     assert "4.7 points more than fine-tuning (19.6 %)" in sentences.cms_on_digits(changed())
     assert "4.3 points less than fine-tuning" in sentences.cms_on_digits(changed(digits__cms__final=0.153))
+    masked = "masked fine-tuning, in which, as in the CMS, only the digits at hand compete (81.2 %)"
+    for final, words in ((0.9, "8.8 points more than"), (0.7, "11.2 points less than"), (0.8, NO_DIFFERENCE)):
+        said = sentences.cms_on_digits(changed(digits__cms__final=final, digits__cms__masked=True))
+        assert words in said.split("and ")[1] and masked in said
+    unmeasured = changed(digits__cms__masked=True, digits__fine_tune_masked__final=None)
+    assert sentences.cms_on_digits(unmeasured) == ""
+
+
+def test_levels_moved_or_hardly():
+    assert sentences.cms_levels(changed()) == "The level of the CMS that moved most ends 12 % away from its start."
+    still = sentences.cms_levels(changed(digits__cms__levels_moved=0.0023))
+    assert still.startswith("The levels of the CMS hardly moved: the one that moved most ends 0.23 % away")
+    # 0.22 against 0.23 at a spread of 0.02 is no worse; the rates of the fixture never differ by more than that
+    assert "larger steps scored no better there, and at no step size did several rates score better than one" in still
+    unsearched = changed(digits__cms__levels_moved=0.0023, digits__cms__searched=None)
+    assert sentences.cms_levels(unsearched).endswith("from its start.")
+
+
+def test_what_the_search_says_reverses():
+    def said(*validation):
+        return sentences.cms_levels(
+            changed(digits__cms__levels_moved=0.0023, digits__cms__searched=searched(*validation))
+        )
+
+    assert "larger steps scored lower there" in said(0.19, 0.23, 0.15, 0.11)
+    assert "no larger step was tried" in said(0.1, 0.15, 0.2, 0.25)
+    assert "at 2 of 4 step sizes several rates scored better than one" in said(0.19, 0.30, 0.29, 0.15)
+    assert "at no step size" in said(0.1, 0.15, 0.1, 0.1)
+
+
+def test_room_beside_all_images_and_replay():
+    said = sentences.storage(changed())
+    assert "4,120 KB, more than all training images together (67 KB), so keeping every image would take less" in said
+    assert said.endswith("replay stores 53 KB and ends with 92.1 %, precision memory with 96.7 %.")
+    small = sentences.storage(changed(digits__precision__stores_kb=40.0))
+    assert "40 KB, no more than all training images together (67 KB); replay" in small
 
 
 @pytest.mark.parametrize(
@@ -56,11 +92,19 @@ def test_features_help_or_hurt():
     assert sentences.features(changed(digits__precision__final=0.913)).endswith(f"{NO_DIFFERENCE}.")
 
 
-def test_order_and_forgetting():
-    assert "leaves the same precision memory, up to rounding (largest difference 2e-07)" in sentences.reverse(changed())
-    assert "leaves a different precision memory" in sentences.reverse(changed(digits__reverse_difference=0.3))
-    assert "on request equals, up to rounding, that image never seen" in sentences.forget(changed())
-    assert "does not equal" in sentences.forget(changed(digits__forget_difference=0.01))
+@pytest.mark.parametrize(
+    ("largest", "words"),
+    [
+        (0.0, "are bit-identical to those {whose}."),
+        (2.4e-7, "equal, up to rounding, those {whose} (largest difference 2e-07 of the largest score)."),
+        (0.03, "differ from those {whose} (largest difference 3e-02 of the largest score)."),
+    ],
+)
+def test_order_and_forgetting_are_exact_nearly_or_not(largest, words):
+    reverse = sentences.reverse(changed(digits__reverse_difference=largest))
+    assert reverse.endswith(words.format(whose="after the week in order"))
+    forget = sentences.forget(changed(digits__forget_difference=largest))
+    assert forget.endswith(words.format(whose="of a memory that never saw it"))
 
 
 def test_a_single_run_says_that_its_spread_is_unknown():

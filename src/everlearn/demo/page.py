@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +17,7 @@ from everlearn.continual.streams import DAYS
 from everlearn.demo import sentences, week_sentences
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS, Label
-from everlearn.demo.phrases import percent
+from everlearn.demo.phrases import positions
 from everlearn.demo.picture import svg, write_picture
 from everlearn.memory.files import atomic_write
 
@@ -51,6 +52,7 @@ def render(results: Results, pictures: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["unbroken"] = unbroken
     charts = {scene: Markup(drawing) if (drawing := svg(results, scene)) else None for scene in SCENES}
     return environment.get_template("page.html.j2").render(
         results=results,
@@ -63,9 +65,14 @@ def render(results: Results, pictures: dict[str, Any]) -> str:
         days=DAYS,
         say=sentences,
         say_week=week_sentences,
-        percent=percent,
+        positions=positions,
         present=present,
     )
+
+
+def unbroken(text: str) -> str:
+    """Keep every number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=%|[KM]B\b)", "\N{NO-BREAK SPACE}", text)
 
 
 @dataclass(frozen=True)
@@ -81,17 +88,15 @@ class Row:
 
 def week_table(digits: Results) -> list[tuple[str, list[Row]]]:
     """Return the first scene's rows in titled groups: Monday's digits after each day, all ten, what is stored."""
-    shared = _week_rows(digits, plain=True)
-    if present(digits, "joint.final"):
-        joint = digits["joint"]
-        plain = f"{joint.get('which') or 'trained once'}, same features; a comparison, not a stream"
-        cells = [("", "")] * len(DAYS) + [(_number(joint["final"], 100, 1), _number(joint.get("final_sd"), 100, 1))]
-        shared.append(Row("All data at once", plain, cells))
-    groups = [("", shared), ("The same on raw pixels", _week_rows(digits.get("raw_pixels", {}), plain=False))]
+    groups = [
+        ("", _week_rows(digits, plain=True)),
+        ("The same on raw pixels", _week_rows(digits.get("raw_pixels", {}), plain=False)),
+    ]
     return [(title, rows) for title, rows in groups if rows]
 
 
 def _week_rows(methods: Results, plain: bool) -> list[Row]:
+    """Return a row for each method that was measured, and one for all data at once on the same input."""
     rows = []
     for label in METHODS:
         if not present(methods, f"{label.key}.final"):
@@ -103,6 +108,12 @@ def _week_rows(methods: Results, plain: bool) -> list[Row]:
         stores = f"{row['stores_kb']:,.0f} KB" if present(row, "stores_kb") else ""
         images = ("yes" if row["stores_images"] else "no") if present(row, "stores_images") else ""
         rows.append(Row(label.name, label.plain if plain else "", cells, stores, images))
+    if present(methods, "joint.final"):
+        joint = methods["joint"]
+        which = joint.get("which") or "trained once"
+        explained = f"{which}, same features; a comparison, not a stream" if plain else which
+        cells = [("", "")] * len(DAYS) + [(_number(joint["final"], 100, 1), _number(joint.get("final_sd"), 100, 1))]
+        rows.append(Row("All data at once", explained, cells))
     return rows
 
 
@@ -122,7 +133,8 @@ def plug_facts(results: Results) -> list[tuple[str, str]]:
     """Return the third scene's table: what was measured, and the value as text."""
     facts = []
     for path, fact in (
-        ("restart.killed_at", "killed at byte"),
+        ("restart.kills", "times killed"),
+        ("restart.killed_at", "killed, the last time, at byte"),
         ("restart.resumed_at", "resumed at byte"),
         ("restart.lost_tokens", "bytes lost and read again"),
         ("restart.identical", "the rest identical, bit for bit"),

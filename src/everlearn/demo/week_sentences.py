@@ -11,6 +11,8 @@ from everlearn.demo.phrases import NO_DIFFERENCE, Sentence, against, inside, nee
 
 # largest difference between two memories that rounding in float32 explains
 SAME_MEMORY = 1e-4
+# a level that ends nearer to its start than this share of it has learned next to nothing
+HARDLY_MOVED = 0.01
 
 
 @needs("digits.fine_tune.after_day", "digits.precision.after_day")
@@ -21,14 +23,48 @@ def monday(results: Results) -> str:
 
 @needs("digits.cms.final", "digits.cms_one_rate.final", "digits.fine_tune.final")
 def cms_on_digits(results: Results) -> str:
-    """Say how the paper's own part, the CMS, did on the digits."""
-    cms, control, plain = (results["digits"][key] for key in ("cms", "cms_one_rate", "fine_tune"))
+    """Say how the paper's own part, the CMS, did on the digits; plain training beside it has the same kind of loss."""
+    digits = results["digits"]
+    cms, control = digits["cms"], digits["cms_one_rate"]
+    key, beside = "fine_tune", "fine-tuning"
+    if cms.get("masked"):
+        key, beside = "fine_tune_masked", "masked fine-tuning, in which, as in the CMS, only the digits at hand compete"
+    if not present(digits, f"{key}.final"):
+        return ""
+    plain = digits[key]
     return (
         f"The paper's own part, the CMS, ends the week with {percent(cms['final'])} of all ten digits: "
         f"{against(between_methods(cms, control))} the same layers at one rate (the control, "
-        f"{percent(control['final'])}), and {against(between_methods(cms, plain))} fine-tuning "
+        f"{percent(control['final'])}), and {against(between_methods(cms, plain))} {beside} "
         f"({percent(plain['final'])})."
     )
+
+
+@needs("digits.cms.levels_moved")
+def cms_levels(results: Results) -> str:
+    """Say how far the levels of the CMS moved, and, where that is next to nothing, what the search says about it."""
+    cms = results["digits"]["cms"]
+    moved = f"{100 * cms['levels_moved']:.2g} %"
+    if cms["levels_moved"] >= HARDLY_MOVED:
+        return f"The level of the CMS that moved most ends {moved} away from its start."
+    search = f" {_search(results['digits'])}" if cms.get("searched") else ""
+    return f"The levels of the CMS hardly moved: the one that moved most ends {moved} away from its start.{search}"
+
+
+def _search(digits: Results) -> str:
+    """Word what validation images said about larger steps of the CMS, and about its rates at every step size."""
+    rows = digits["cms"]["searched"]
+    one_rate = {row["eta"]: row for row in digits["cms_one_rate"].get("searched") or []}
+    best = max(rows, key=lambda row: row["validation"])
+    larger = [between_methods(row, best, "validation").sign for row in rows if row["eta"] > best["eta"]]
+    lower = "scored lower" if all(sign < 0 for sign in larger) else "scored no better"
+    steps = f"larger steps {lower} there" if larger else "no larger step was tried"
+    pairs = [between_methods(row, one_rate[row["eta"]], "validation") for row in rows if row["eta"] in one_rate]
+    helped = sum(pair.sign > 0 for pair in pairs)
+    rates = "at no step size did several rates score better than one"
+    if helped:
+        rates = f"at {helped} of {len(pairs)} step sizes several rates scored better than one"
+    return f"Their step size was chosen beforehand on validation images: {steps}{f', and {rates}' if pairs else ''}."
 
 
 @needs("digits.precision.final", "digits.joint.final")
@@ -69,20 +105,53 @@ def features(results: Results) -> str:
     return f"On raw pixels, without the shared features, precision memory ends with {percent(raw['final'])}: {words}."
 
 
+@needs("digits.precision.stores_kb", "digits.precision.final", "digits.replay.final", "digits.replay.stores_kb")
+def storage(results: Results) -> str:
+    """Hold what the precision memory stores against all training images, and against replay."""
+    digits = results["digits"]
+    own, replay = digits["precision"], digits["replay"]
+    if not present(digits, "data.train_images_kb"):
+        return ""
+    images = digits["data"]["train_images_kb"]
+    more = own["stores_kb"] > images
+    words = "more than" if more else "no more than"
+    verdict = ", so keeping every image would take less room" if more else ""
+    return (
+        f"Room: precision memory stores {own['stores_kb']:,.0f} KB, {words} all training images together "
+        f"({images:,.0f} KB){verdict}; replay stores {replay['stores_kb']:,.0f} KB and ends with "
+        f"{percent(replay['final'])}, precision memory with {percent(own['final'])}."
+    )
+
+
 @needs("digits.reverse_difference")
 def reverse(results: Results) -> str:
     """Say whether the week in reverse leaves the same memory."""
-    largest = results["digits"]["reverse_difference"]
-    verdict = "the same precision memory, up to rounding" if largest <= SAME_MEMORY else "a different precision memory"
-    return f"The week in reverse order leaves {verdict} (largest difference {largest:.0e})."
+    same = _sameness(results["digits"]["reverse_difference"], "after the week in order")
+    return f"Order: when the week runs in reverse, the scores of precision memory {same}."
 
 
 @needs("digits.forget_difference")
 def forget(results: Results) -> str:
     """Say whether an image that was forgotten equals one never seen."""
-    largest = results["digits"]["forget_difference"]
-    verdict = "equals, up to rounding," if largest <= SAME_MEMORY else "does not equal"
-    return f"One image forgotten on request {verdict} that image never seen (largest difference {largest:.0e})."
+    same = _sameness(results["digits"]["forget_difference"], "of a memory that never saw it")
+    return f"Forgetting: once an image is forgotten on request, the scores of precision memory {same}."
 
 
-WEEK: tuple[Sentence, ...] = (cms_on_digits, precision_against_joint, without_images, features, reverse, forget)
+def _sameness(largest: float, whose: str) -> str:
+    """Word the largest difference of two memories' scores, relative to the largest score."""
+    if largest == 0:
+        return f"are bit-identical to those {whose}"
+    words = "equal, up to rounding, those" if largest <= SAME_MEMORY else "differ from those"
+    return f"{words} {whose} (largest difference {largest:.0e} of the largest score)"
+
+
+WEEK: tuple[Sentence, ...] = (
+    cms_on_digits,
+    cms_levels,
+    precision_against_joint,
+    without_images,
+    storage,
+    features,
+    reverse,
+    forget,
+)
