@@ -6,14 +6,15 @@ import json
 import multiprocessing
 import platform
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.errors import UserError, resume_hint
+from everlearn.cli.errors import UserError, command, resume_hint, same_command
 from everlearn.cli.options import JsonTarget, Quick, Seed
 
 if TYPE_CHECKING:
@@ -46,30 +47,39 @@ class Options:
 
 def run(options: Options) -> int:
     """Run what is not finished yet, then print the table and write the page."""
+    # a second run with --fresh would throw away what the first has finished
+    again = same_command("demo", replace(options, fresh=False))
+    with resume_hint(lambda: f"finished scenes are kept in {options.out}; to go on: {again}"):
+        _run(options)
+    return 0
+
+
+def _run(options: Options) -> None:
     import torch
 
     from everlearn.cli.output import Output
+    from everlearn.cli.workspace import check_seed, sole_writer
     from everlearn.demo.page import write_page
     from everlearn.demo.summary import summary_table
     from everlearn.device import describe_device, device
 
     out = Output(options.json)
+    check_seed(options.seed)
     torch.set_num_threads(1)  # two processes, one thread each: faster than two threads on models this small
     out.say(describe_device(*device("cpu")))
     texts = _texts(options, out)
-    _prepare(options)
-    with resume_hint(
-        lambda: f"finished scenes are kept in {options.out}; to go on: everlearn demo --out {options.out}"
-    ):
+    _check(options)
+    with sole_writer(options.out):
+        _prepare(options)
         results, pictures = _scenes(options, texts, out)
-    page = write_page(results, pictures, options.out)
+        page = write_page(results, pictures, options.out)
     out.console().print(summary_table(results))
     out.finish(results)
     out.say(
         f"{results['seconds']:.0f} seconds; picture: {options.out / 'picture.png'}; page: {page.resolve().as_uri()}"
     )
-    out.say(f"next: everlearn learn PATH --state memory --base {options.out / 'base'}   (your own folder of text)")
-    return 0
+    following = command("learn", "PATH", state="memory", base=options.out / "base")
+    out.say(f"next: {following}   (your own folder of text)")
 
 
 def _scenes(options: Options, texts: Texts, out: Output) -> Scene:
@@ -100,7 +110,7 @@ def _scenes(options: Options, texts: Texts, out: Output) -> Scene:
         with progress("Finishing the week of digits", total=1) as advance:
             digits()
             advance(1)
-    week = json.loads(_file(options, "digits").read_text())
+    week = _numbers(_file(options, "digits"))
     results = {"digits": week[0], "reading": scene[0] | {"base": about}, **plug[0]}
     results["reading"]["base"]["heldout_bits"] = scene[0]["kept"]["before"]
     results["reading"]["own_text"] = bool(options.text)
@@ -131,15 +141,28 @@ def _once(file: Path, make: Callable[[], Scene]) -> Scene:
 
     if not file.exists():
         atomic_write(file, json.dumps([finite(part) for part in make()]).encode())
-    numbers = json.loads(file.read_text())
-    return numbers[0], numbers[1]
+    return _numbers(file)
+
+
+def _numbers(file: Path) -> Scene:
+    """Read a scene's numbers."""
+    try:
+        results, pictures = json.loads(file.read_text())
+    except (ValueError, TypeError):
+        raise UserError(f"{file} is not whole; remove it and run the same command again") from None
+    return results, pictures
 
 
 @contextmanager
 def _beside(work: Callable[..., None], *arguments: Any) -> Iterator[Callable[[], None]]:
     """Run work in a process beside this one; yield what waits for its end and reports its failure."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
-    process.start()
+    # Ctrl-C reaches every process of the terminal; this one alone answers it, and ends the other
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
     def finish() -> None:
         process.join()
@@ -158,8 +181,10 @@ def _scratch(folder: Path) -> Iterator[Path]:
     """Yield an empty folder, and remove it afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _texts(options: Options, out: Output) -> Texts:
@@ -182,40 +207,64 @@ def _texts(options: Options, out: Output) -> Texts:
     return Texts(known, heldout, own.documents[:FILES])
 
 
-def _prepare(options: Options) -> None:
-    """Make the folder ready: a new one, or one of an unfinished demo with the same settings.
+def _check(options: Options) -> None:
+    """Refuse a folder that the demo cannot use; nothing is changed.
 
     Raises:
         UserError: the folder is not empty and holds something else, or a demo with other settings.
     """
-    from everlearn.memory.files import atomic_write
+    from everlearn.memory.files import is_temporary
 
-    settings = {"seed": options.seed, "quick": options.quick, "text": [str(path) for path in options.text]}
     marker = options.out / MARKER
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; give a folder, which is made when it is missing")
-    if options.out.is_dir() and any(options.out.iterdir()) and not marker.exists():
+    if marker.exists():
+        if not options.fresh and _marker(options)["settings"] != _settings(options):
+            raise UserError(
+                f"{options.out} holds a demo with other settings; add --fresh to replace it, or choose another --out"
+            )
+    elif options.out.is_dir() and any(p.name != ".lock" and not is_temporary(p) for p in options.out.iterdir()):
         raise UserError(f"--out {options.out} is not empty and holds no demo; choose another folder")
+
+
+def _prepare(options: Options) -> None:
+    """Make the folder ready: a new one, or one of an unfinished demo with the same settings."""
+    from everlearn.memory.files import atomic_write
+
+    marker = options.out / MARKER
     if options.fresh and marker.exists():
-        shutil.rmtree(options.out)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if marker.exists() and json.loads(marker.read_text())["settings"] != settings:
-        raise UserError(
-            f"{options.out} holds a demo with other settings; add --fresh to replace it, or choose another --out"
-        )
+        # nothing but what a demo has made: the folder may hold other files by now. The marker goes last.
+        for folder in (options.out / "base", options.out / "restart"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("digits.json", "reading.json", "restart.json", "picture.png", "index.html", MARKER):
+            (options.out / name).unlink(missing_ok=True)
     if not marker.exists():
-        atomic_write(marker, json.dumps({"settings": settings, "seconds": 0.0}).encode())
+        atomic_write(marker, json.dumps({"settings": _settings(options), "seconds": 0.0}).encode())
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """Return what decides the numbers."""
+    return {"seed": options.seed, "quick": options.quick, "text": [str(path) for path in options.text]}
+
+
+def _marker(options: Options) -> dict[str, Any]:
+    """Read what an earlier run has noted in the folder."""
+    marker = options.out / MARKER
+    try:
+        content = json.loads(marker.read_text())
+        return {"settings": content["settings"], "seconds": float(content["seconds"]), **content}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{marker} is not whole; add --fresh to run again from the start") from None
 
 
 def _total_seconds(options: Options, now: float) -> float:
     """Add this run's seconds to those of runs that were interrupted; a finished demo keeps its total."""
     from everlearn.memory.files import atomic_write
 
-    marker = options.out / MARKER
-    content = json.loads(marker.read_text())
+    content = _marker(options)
     if not content.get("finished"):
         content |= {"seconds": content["seconds"] + now, "finished": True}
-        atomic_write(marker, json.dumps(content).encode())
+        atomic_write(options.out / MARKER, json.dumps(content).encode())
     return content["seconds"]
 
 

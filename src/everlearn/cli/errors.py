@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -22,6 +27,8 @@ REPAIRS = {
     errno.ENOTDIR: (BAD_INPUT, "a part of the path is a file; check the path"),
     errno.EISDIR: (BAD_INPUT, "a file is needed here, not a folder"),
     errno.EEXIST: (BAD_INPUT, "choose a new path or remove this one"),
+    errno.EFBIG: (FAILED, "raise the limit on the size of files (ulimit -f) and run the same command again"),
+    errno.ELOOP: (BAD_INPUT, "the path is a circle of links; choose another one"),
     errno.ENAMETOOLONG: (BAD_INPUT, "choose a shorter path"),
 }
 
@@ -57,6 +64,42 @@ def resume_hint(hint: Callable[[], str]) -> Iterator[None]:
         raise Interrupted(hint()) from interrupt
 
 
+def command(verb: str, *paths: Path | str, **options: Any) -> str:
+    """Write a command as it can be pasted into a shell.
+
+    Example:
+        >>> command("read", Path("my notes.txt"), Path("-x"), state=Path("memory"), quick=True)
+        "everlearn read 'my notes.txt' ./-x --state memory --quick"
+    """
+    words = [f"./{path}" if str(path).startswith("-") else str(path) for path in paths]
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, tuple):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    return shlex.join(["everlearn", verb, *words])
+
+
+def same_command(verb: str, options: Any) -> str:
+    """Write the command that was given, as it can be pasted into a shell; options at their default are left out.
+
+    Args:
+        verb: such as "learn".
+        options: the verb's dataclass; fields without a default are the words after the verb.
+    """
+    paths: list[Path | str] = []
+    changed = {}
+    for field in dataclasses.fields(options):
+        value = vars(options)[field.name]
+        if field.default is dataclasses.MISSING:
+            paths += value if isinstance(value, list) else [value]
+        elif value != field.default:
+            changed[field.name] = value
+    return command(verb, *paths, **changed)
+
+
 def debugging() -> bool:
     """Tell whether the user asked for tracebacks with EVERLEARN_DEBUG=1."""
     return os.environ.get("EVERLEARN_DEBUG", "") not in ("", "0")
@@ -77,6 +120,10 @@ def report(error: ValueError | OSError) -> int | None:
         return BAD_INPUT
     if error.errno not in REPAIRS:
         return None
+    try:
+        sys.stdout.flush()
+    except OSError:
+        give_up_output()
     code, repair = REPAIRS[error.errno]
     where = f": {str(error.filename)!r}" if error.filename is not None else ""
     complain(f"{error.strerror}{where}; {repair}")
@@ -96,8 +143,23 @@ def interrupted(interrupt: KeyboardInterrupt) -> int:
     return INTERRUPTED
 
 
-def broken_pipe() -> int:
-    """Stop quietly when the reader of standard output has gone (`everlearn doctor | head -1`); return 1."""
-    # the interpreter flushes standard output once more at exit and would complain there
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED
+def open_streams() -> None:
+    """Give the process three streams that take any text.
+
+    A stream that was closed (`everlearn ... >&-`) leads nowhere: its number must not go to the next file that is
+    opened, which would then receive what is printed. A character that the terminal lacks is written as its escape.
+    """
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def give_up_output() -> None:
+    """Drop what standard output still holds: the interpreter flushes it once more at exit and would complain there."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -76,7 +76,7 @@ def _text(options: Options, out: Output) -> dict[str, Any]:
     text = user_text([options.path], smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
-    learner = workspace.open_reader(options.state, None, options.device, 0, False, make=False)
+    learner = workspace.open_reader(options.state, options.device)
     if not learner.knows(options.user):
         users = ", ".join(learner.known_users()) or "nobody"
         raise UserError(f"{options.state} holds no memory of user {options.user!r}; it knows {users}")

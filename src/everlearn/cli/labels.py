@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,37 @@ def read_records(path: Path, *, labelled: bool = True) -> list[Record]:
     Raises:
         UserError: a line that is not such an object, by its number; or no line at all.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8 with one JSON object per line") from None
+    # JSON text may hold the other characters at which splitlines() would cut, such as U+2028
+    lines = read_text(path, "one JSON object per line").split("\n")
     records = [_record(path, number, line, labelled) for number, line in enumerate(lines, 1) if line.strip()]
     if not records:
         raise UserError(f'{path} is empty; give one JSON object per line, such as {{"text": "...", "label": "..."}}')
     return records
+
+
+def read_text(path: Path | None, what: str) -> str:
+    """Read UTF-8 text, with or without a byte order mark.
+
+    Args:
+        path: the file; None reads standard input.
+        what: what it should hold, for the error.
+    Raises:
+        UserError: the file is something else.
+    """
+    try:
+        text = sys.stdin.read() if path is None else path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path or 'standard input'} is not UTF-8 text; save it as UTF-8 with {what}") from None
+    return text.removeprefix("\ufeff")
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether UTF-8 can hold a text: JSON may smuggle in half of a surrogate pair, as \\ud800."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _record(path: Path, number: int, line: str, labelled: bool) -> Record:
@@ -44,7 +68,7 @@ def _record(path: Path, number: int, line: str, labelled: bool) -> Record:
     example = '{"text": "...", "label": "..."}'
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} line {number} is not JSON ({error}); write it as {example}; nothing was learned"
         ) from None
@@ -52,15 +76,24 @@ def _record(path: Path, number: int, line: str, labelled: bool) -> Record:
     if not isinstance(record, dict) or any(key not in record for key in wanted):
         raise UserError(f"{path} line {number} lacks {' or '.join(wanted)}; write it as {example}; nothing was learned")
     text, label = record["text"], record.get("label", "")
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or not is_unicode(text):
         raise UserError(
-            f"{path} line {number}: text must be a string that is not empty, got {text!r}; nothing was learned"
+            f"{path} line {number}: text must be a string of valid Unicode that is not empty, got {_shown(text)}; "
+            "nothing was learned"
         )
-    if isinstance(label, bool) or not isinstance(label, str | int) or (labelled and label == ""):
+    if isinstance(label, bool) or not isinstance(label, str | int) or (labelled and not str(label).strip()):
         raise UserError(
-            f"{path} line {number}: label must be text or a whole number, got {label!r}; nothing was learned"
+            f"{path} line {number}: label must be text or a whole number, got {_shown(label)}; nothing was learned"
         )
+    if not is_unicode(str(label)):
+        raise UserError(f"{path} line {number}: label is not valid Unicode, got {_shown(label)}; nothing was learned")
     return text, label
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error can show it."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def learn_labels(records: Sequence[Record], folder: Path, out: Output) -> dict[str, Any]:

@@ -38,8 +38,18 @@ class Options:
 
 def run(options: Options) -> int:
     """Learn, show the table, and write the JSON document where one was asked for."""
+    from everlearn.cli.errors import resume_hint, same_command
+
+    kept = f"what was learned is kept in {options.state}; to go on: {same_command('learn', options)}"
+    with resume_hint(lambda: kept):
+        _learn(options)
+    return 0
+
+
+def _learn(options: Options) -> None:
+    """Learn a stream of records or of text, and say what is next."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import UserError, resume_hint
+    from everlearn.cli.errors import UserError, command
     from everlearn.cli.output import Output
     from everlearn.device import describe_device, device
 
@@ -49,29 +59,22 @@ def run(options: Options) -> int:
     workspace.few_threads()
     out.say(describe_device(*device(options.device)))
     labels = options.path.suffix == ".jsonl"
-    command = f"everlearn learn {options.path} --state {options.state}"
-    kept = f"what was learned is kept in {options.state}; to go on: {command}"
-    with resume_hint(lambda: kept):
-        if labels:
-            from everlearn.cli.labels import learn_labels
-
-            records = _records(options.path)
-            workspace.prepare(options.state, "labels")
-            with workspace.sole_writer(options.state):
-                document = learn_labels(records, options.state, out)
-        else:
-            document = _learn_text(options, out)
+    document = (_learn_labels if labels else _learn_text)(options, out)
     out.finish({**document, "state": str(options.state)})
     out.say(f"kept in {options.state}")
-    verb = "predict" if labels else "eval"
-    out.say(f"next: everlearn {verb} {options.path} --state {options.state}")
-    return 0
+    verb, whose = ("predict", {}) if labels else ("eval", {"user": options.user})
+    out.say(f"next: {command(verb, options.path, state=options.state, **whose)}")
 
 
-def _records(path: Path) -> list[tuple[str, str | int]]:
-    from everlearn.cli.labels import read_records
+def _learn_labels(options: Options, out: Output) -> dict[str, Any]:
+    """Answer every record, then learn it."""
+    from everlearn.cli import workspace
+    from everlearn.cli.labels import learn_labels, read_records
 
-    return read_records(path)
+    records = read_records(options.path)
+    workspace.prepare(options.state, "labels")
+    with workspace.sole_writer(options.state):
+        return learn_labels(records, options.state, out)
 
 
 def _learn_text(options: Options, out: Output) -> dict[str, Any]:
@@ -83,11 +86,8 @@ def _learn_text(options: Options, out: Output) -> dict[str, Any]:
     text = user_text([options.path], smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
-    workspace.prepare(options.state, "text")
-    with workspace.sole_writer(options.state):
-        learner = workspace.open_reader(
-            options.state, options.base, options.device, options.seed, options.quick, make=True
-        )
+    given = (options.state, options.user, options.base, options.device, options.seed, options.quick)
+    with workspace.writing_reader(*given) as learner:
         rows = read_documents(learner, options.user, text.documents, out, again=False)
         kept = damage(learner, options.user)
     if rows:

@@ -35,13 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the command's name; None takes them from the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    errors.open_streams()
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         return errors.interrupted(interrupt)
     except BrokenPipeError:
-        return errors.broken_pipe()
+        errors.give_up_output()
+        return errors.FAILED
     except (ValueError, OSError) as error:
         reported = errors.report(error)
         if reported is None:

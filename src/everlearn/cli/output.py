@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class Output:
             raise UserError(
                 f"--json {self.json!r} lies in a folder that does not exist; create it: mkdir -p {path.parent}"
             )
+        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+            raise UserError(f"--json {self.json!r} cannot be written there; choose a path that this user may write")
 
     @property
     def stream(self) -> TextIO:
@@ -71,7 +74,12 @@ class Output:
             return
         from everlearn.memory.files import atomic_write
 
-        atomic_write(Path(self.json), text.encode())
+        # a link keeps pointing where it does; a pipe or a device cannot be replaced by a file, and must not be
+        path = Path(self.json).resolve()
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+        else:
+            atomic_write(path, text.encode())
         self.say(f"wrote {self.json}")
 
 

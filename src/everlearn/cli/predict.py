@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class Options:
 def run(options: Options) -> int:
     """Print a label and its text for each text."""
     from everlearn.cli.errors import UserError
-    from everlearn.cli.labels import open_classifier, read_records
+    from everlearn.cli.labels import open_classifier, read_records, read_text
     from everlearn.cli.output import Output
     from everlearn.cli.workspace import kind_of
 
@@ -35,8 +34,8 @@ def run(options: Options) -> int:
     if options.path.endswith(".jsonl"):
         texts = [text for text, _ in read_records(Path(options.path), labelled=False)]
     else:
-        content = sys.stdin.read() if options.path == "-" else Path(options.path).read_text(encoding="utf-8")
-        texts = [line for line in content.splitlines() if line.strip()]
+        content = read_text(None if options.path == "-" else Path(options.path), "one text per line")
+        texts = [line for line in content.split("\n") if line.strip()]
     if not texts:
         raise UserError(f"{options.path} holds no text; give one text per line")
     classifier, _ = open_classifier(options.state, make=False)

@@ -30,8 +30,18 @@ class Options:
 
 def run(options: Options) -> int:
     """Read the files and show what each cost."""
+    from everlearn.cli.errors import resume_hint, same_command
+
+    again = same_command("read", options)
+    with resume_hint(lambda: f"what was read is kept in {options.state}; to go on: {again}"):
+        _read(options)
+    return 0
+
+
+def _read(options: Options) -> None:
+    """Read, show the table, and write the JSON document where one was asked for."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import resume_hint
+    from everlearn.cli.errors import command
     from everlearn.cli.output import Output
     from everlearn.cli.reading import read_documents, show, totals
     from everlearn.demo.corpus import user_text
@@ -43,19 +53,10 @@ def run(options: Options) -> int:
     text = user_text(options.files, smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
-    workspace.prepare(options.state, "text")
-    command = f"everlearn read {' '.join(map(str, options.files))} --state {options.state} --user {options.user}"
-    with (
-        workspace.sole_writer(options.state),
-        resume_hint(lambda: f"what was read is kept in {options.state}; to go on: {command}"),
-    ):
-        learner = workspace.open_reader(
-            options.state, options.base, options.device, options.seed, options.quick, make=True
-        )
+    given = (options.state, options.user, options.base, options.device, options.seed, options.quick)
+    with workspace.writing_reader(*given) as learner:
         rows = read_documents(learner, options.user, text.documents, out, again=True)
-    if rows:
-        show(rows, out)
+    show(rows, out)
     out.finish({"user": options.user, "documents": rows, "total": totals(rows), "state": str(options.state)})
     out.say(f"kept in {options.state}")
-    out.say(f"next: everlearn eval {options.files[0]} --state {options.state} --user {options.user}")
-    return 0
+    out.say(f"next: {command('eval', options.files[0], state=options.state, user=options.user)}")

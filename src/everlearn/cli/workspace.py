@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.cli.errors import UserError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "labels"]
 MARKER, FORMAT = "everlearn.json", 1
-BASE, USERS, CLASSIFIER = "base", "users", "classifier.safetensors"
+BASE, CONFIG, USERS, CLASSIFIER = "base", "config.json", "users", "classifier.safetensors"
 
 
 def kind_of(folder: Path) -> Kind:
@@ -33,7 +33,7 @@ def kind_of(folder: Path) -> Kind:
     try:
         content = json.loads(marker.read_text())
         kind, version = content["kind"], int(content["format"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise UserError(f"{marker} is not whole; restore it from a copy of the folder") from None
     if version > FORMAT:
         raise UserError(f"{folder} has state format {version}, this version reads up to {FORMAT}; update everlearn")
@@ -48,7 +48,7 @@ def prepare(folder: Path, kind: Kind) -> None:
     Raises:
         UserError: the folder is a file, holds something else, or holds the other kind of memory.
     """
-    from everlearn.memory.files import atomic_write
+    from everlearn.memory.files import atomic_write, is_temporary
 
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--state {folder} is a file; give a folder, which is made when it is missing")
@@ -56,7 +56,8 @@ def prepare(folder: Path, kind: Kind) -> None:
         if (found := kind_of(folder)) != kind:
             raise UserError(f"{folder} holds a memory of {found}, this is about {kind}; choose another --state folder")
         return
-    if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    # what a process that was killed at this very point has left is ours too
+    if folder.is_dir() and any(entry.name != ".lock" and not is_temporary(entry) for entry in folder.iterdir()):
         raise UserError(f"{folder} is not empty and was not made by everlearn; choose a new --state folder")
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / MARKER, json.dumps({"format": FORMAT, "kind": kind}).encode())
@@ -64,11 +65,13 @@ def prepare(folder: Path, kind: Kind) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; reading verbs do not need it.
+    """Hold the folder for this process, and remove what a killed one has left; reading verbs do not need it.
 
     Raises:
         UserError: another process is writing there.
     """
+    from everlearn.memory.files import remove_leftovers
+
     if os.name != "posix":
         yield
         return
@@ -79,7 +82,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is writing {folder}; wait for it, or choose another --state") from None
+            raise UserError(f"another process is writing {folder}; wait for it, or choose another folder") from None
+        remove_leftovers(folder)
         yield
 
 
@@ -95,39 +99,74 @@ def few_threads() -> None:
         torch.set_num_threads(1)
 
 
-def open_reader(folder: Path, base: Path | None, device: str, seed: int, quick: bool, *, make: bool) -> Learner:
+@contextmanager
+def writing_reader(
+    folder: Path, user: str, base: Path | None, device: str, seed: int, quick: bool
+) -> Iterator[Learner]:
+    """Hold a state folder and yield the learner whose memories are in it; everything given is checked before.
+
+    Args:
+        folder: of the state; made when it is missing.
+        user: whose memory will learn.
+        base: folder of a model to begin with; None takes the state's own, or trains one.
+        device: a word of `everlearn.device.device`.
+        seed: of a base that has to be trained.
+        quick: train such a base in a sixth of the steps.
+    Raises:
+        UserError: the folder cannot hold this memory, or was begun with another model than `base`.
+        ValueError: `user` is no name, or `base` no model.
+    """
+    from everlearn.memory.users import user_name
+    from everlearn.models import Decoder, load_model, save_model
+
+    user_name(user)
+    check_seed(seed)
+    given: tuple[Decoder, dict[str, Any]] | None = load_model(base) if base is not None else None
+    prepare(folder, "text")
+    with sole_writer(folder):
+        own = folder / BASE
+        if not (own / CONFIG).exists():
+            if given is not None:
+                save_model(given[0], own, given[1])
+            else:
+                train_base(own, seed, quick)
+        elif given is not None and given[0].fingerprint() != load_model(own)[0].fingerprint():
+            raise UserError(
+                f"{folder} was begun with another model than {base}; leave out --base or choose a new --state"
+            )
+        yield open_reader(folder, device)
+
+
+def open_reader(folder: Path, device: str) -> Learner:
     """Return the learner whose memories are in a state folder.
 
     Args:
         folder: of the state.
-        base: folder of a model to begin with; None takes the state's own.
         device: a word of `everlearn.device.device`.
-        seed: of a base that has to be trained.
-        quick: train such a base in a sixth of the steps.
-        make: copy or train a base when the folder has none; without it that is an error.
     Raises:
-        UserError: no base there, or another one than `base`.
+        UserError: no model there.
     """
     import torch
 
     import everlearn
     from everlearn.device import device as find_device
-    from everlearn.models import load_model, save_model
+    from everlearn.models import load_model
 
-    own = folder / BASE
-    if not (own / "config.json").exists():
-        if not make:
-            raise UserError(f"{folder} holds no model; make one: everlearn learn PATH --state {folder}")
-        if base is not None:
-            model, about = load_model(base)
-            save_model(model, own, about)
-        else:
-            train_base(own, seed, quick)
-    elif base is not None and load_model(base)[0].fingerprint() != load_model(own)[0].fingerprint():
-        raise UserError(f"{folder} was begun with another model than {base}; leave out --base or choose a new --state")
+    if not (folder / BASE / CONFIG).exists():
+        raise UserError(f"{folder} holds no model; make one: everlearn learn PATH --state {folder}")
     with torch.no_grad():
-        model = load_model(own)[0].to(find_device(device)[0])
+        model = load_model(folder / BASE)[0].to(find_device(device)[0])
     return everlearn.Learner(model, folder / USERS)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some generator does not take.
+
+    Raises:
+        UserError: it is below 0 or needs more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed} is out of range; give a whole number from 0 to {2**32 - 1}")
 
 
 def train_base(folder: Path, seed: int, quick: bool) -> None:

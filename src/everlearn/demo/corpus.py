@@ -215,32 +215,43 @@ def _long_lines(texts: Iterable[bytes]) -> frozenset[bytes]:
 
 
 def _visible_files(folder: Path, skipped: list[str]) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    def unreadable(error: OSError) -> None:
+        skipped.append(f"{shown(error.filename)} cannot be read: got {error.strerror}")
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         hidden = sorted(name for name in folders + names if name.startswith("."))
-        skipped += [f"{Path(parent, name)} is hidden" for name in hidden]
+        skipped += [f"{shown(Path(parent, name))} is hidden" for name in hidden]
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
+        skipped += [f"{shown(Path(parent, f))} is a link to a folder" for f in folders if Path(parent, f).is_symlink()]
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
+def shown(path: Path | str) -> str:
+    """Write a path as one line that a terminal can show: what is not printable becomes its escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+
+
 def _read(path: Path, smallest: int) -> Document:
+    name = shown(path)
     try:
         if not path.is_file():
-            raise ValueError(f"{path} is not there: got no such file or folder; UTF-8 text is read; check the path")
+            what = "something that is no file" if path.exists() else "no such file or folder"
+            raise ValueError(f"{name} is not there: got {what}; UTF-8 text is read; check the path")
         size = path.stat().st_size
         if size > LARGEST_TEXT:
-            raise ValueError(f"{path} is too large: got {size} bytes, at most {LARGEST_TEXT} are read; split the file")
+            raise ValueError(f"{name} is too large: got {size} bytes, at most {LARGEST_TEXT} are read; split the file")
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: got {error.strerror}; a readable file is needed; check it") from error
+        raise ValueError(f"{name} cannot be read: got {error.strerror}; a readable file is needed; check it") from error
     if not data:
-        raise ValueError(f"{path} is empty: got 0 bytes, at least {smallest} are needed; name another file")
+        raise ValueError(f"{name} is empty: got 0 bytes, at least {smallest} are needed; name another file")
     if not is_text(data):
-        raise ValueError(f"{path} is binary: got bytes that are not UTF-8 text; save it as UTF-8 or leave it out")
+        raise ValueError(f"{name} is binary: got bytes that are not UTF-8 text; save it as UTF-8 or leave it out")
     if len(data) < smallest:
         raise ValueError(
-            f"{path} is too short: got {len(data)} bytes, at least {smallest} are needed; join it with other files"
+            f"{name} is too short: got {len(data)} bytes, at least {smallest} are needed; join it with other files"
         )
-    return Document(str(path), data)
+    return Document(name, data)
 
 
 def is_text(data: bytes) -> bool:

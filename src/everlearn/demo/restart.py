@@ -98,10 +98,13 @@ def _kill_at(file: Path, store: Path, base: Path, target: int) -> tuple[int, int
 def _reader(file: Path, store: Path, base: Path) -> Iterator[Iterator[int]]:
     """Start the reading process and yield the positions that it reports; kill it when the block ends."""
     command = [sys.executable, "-m", "everlearn.demo.reader_process", str(file), str(store), str(base)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield _positions(process)
-        # SIGKILL on POSIX: no handler runs, nothing is flushed
-        process.kill()
+    # a group of its own: Ctrl-C reaches every process of the terminal's, and this one alone answers it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as process:
+        try:
+            yield _positions(process)
+        finally:
+            # SIGKILL on POSIX: no handler runs, nothing is flushed
+            process.kill()
 
 
 def _positions(process: subprocess.Popen[str]) -> Iterator[int]:
