@@ -9,12 +9,30 @@ import sys
 import pytest
 
 from everlearn.cli import demo
-from everlearn.cli.demo import MARKER, Options, _beside, _digits_file, _once, _prepare, _scratch, _texts, _total_seconds
+from everlearn.cli.demo import (
+    MARKER,
+    Options,
+    _beside,
+    _check,
+    _digits_file,
+    _once,
+    _prepare,
+    _scratch,
+    _texts,
+    _total_seconds,
+)
 from everlearn.cli.errors import UserError
 from everlearn.cli.output import Output
 from everlearn.demo import corpus
 from everlearn.demo.corpus import Document
 from everlearn.demo.reading import Texts
+
+
+def ready(options):
+    """What `run` does before the scenes; the lock makes the folder."""
+    _check(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    _prepare(options)
 
 
 def test_a_finished_scene_is_not_run_again(tmp_path):
@@ -55,9 +73,9 @@ def test_scratch_is_empty_and_leaves_nothing(tmp_path):
 
 def test_a_folder_goes_on_with_its_own_settings_only(tmp_path):
     out = tmp_path / "deep" / "demo"
-    _prepare(Options(out=out, seed=1))
+    ready(Options(out=out, seed=1))
     (out / "digits.json").write_text("[{}, {}]")
-    _prepare(Options(out=out, seed=1))
+    ready(Options(out=out, seed=1))
     assert (out / "digits.json").exists()
     for other in (
         Options(out=out, seed=2),
@@ -65,9 +83,9 @@ def test_a_folder_goes_on_with_its_own_settings_only(tmp_path):
         Options(out=out, seed=1, text=(out,)),
     ):
         with pytest.raises(UserError, match="holds a demo with other settings; add --fresh"):
-            _prepare(other)
+            ready(other)
     assert (out / "digits.json").exists()
-    _prepare(Options(out=out, seed=2, fresh=True))
+    ready(Options(out=out, seed=2, fresh=True))
     assert [path.name for path in out.iterdir()] == [MARKER]
     assert json.loads((out / MARKER).read_text())["settings"] == {"seed": 2, "quick": False, "text": []}
 
@@ -76,18 +94,18 @@ def test_a_folder_goes_on_with_its_own_settings_only(tmp_path):
 def test_what_is_no_demo_is_never_removed(tmp_path, fresh):
     (tmp_path / "diary").write_text("dear")
     with pytest.raises(UserError, match="is not empty and holds no demo; choose another folder"):
-        _prepare(Options(out=tmp_path, fresh=fresh))
+        ready(Options(out=tmp_path, fresh=fresh))
     with pytest.raises(UserError, match="is a file; give a folder"):
-        _prepare(Options(out=tmp_path / "diary", fresh=fresh))
+        ready(Options(out=tmp_path / "diary", fresh=fresh))
     assert (tmp_path / "diary").read_text() == "dear"
     (tmp_path / "empty").mkdir()
-    _prepare(Options(out=tmp_path / "empty", fresh=fresh))
+    ready(Options(out=tmp_path / "empty", fresh=fresh))
     assert (tmp_path / "empty" / MARKER).exists()
 
 
 def test_seconds_add_up_over_interrupts_and_stand_still_when_finished(tmp_path):
     options = Options(out=tmp_path / "demo")
-    _prepare(options)
+    ready(options)
     marker = options.out / MARKER
     content = json.loads(marker.read_text())
     assert content["seconds"] == 0.0
@@ -147,10 +165,14 @@ def test_the_scenes_are_put_together_under_their_names(tmp_path, monkeypatch, ca
     monkeypatch.setattr(demo, "_beside", beside)
     texts = Texts([], [], [Document("a", b"x" * 9_000)])
     options = Options(out=tmp_path / "demo", seed=5, quick=True)
-    _prepare(options)
+    ready(options)
     results, pictures = demo._scenes(options, texts, Output())
     assert results["digits"] == {"final": 0.9}
-    assert results["reading"] == {"kept": {"before": 3.5}, "base": {"steps": 600, "heldout_bits": 3.5}}
+    assert results["reading"] == {
+        "kept": {"before": 3.5},
+        "base": {"steps": 600, "heldout_bits": 3.5},
+        "own_text": False,
+    }
     assert results["restart"] == results["rollback"] == {"identical": True}
     assert results["seconds"] > 0 and results["environment"]["device"] == "cpu"
     assert pictures == {"digit": "Monday", "bytes": "shaded"}

@@ -342,7 +342,7 @@ def test_eval_and_predict_answer_with_what_was_learned(shell, monkeypatch):
         ("[1]", "line 2 lacks text or label"),
         ('{"text": "x"}', "line 2 lacks text or label"),
         ('{"label": "x"}', "line 2 lacks text or label"),
-        ('{"text": 3, "label": "x"}', "line 2: text must be a string that is not empty, got 3"),
+        ('{"text": 3, "label": "x"}', "line 2: text must be a string of valid Unicode that is not empty, got 3"),
         ('{"text": " ", "label": "x"}', "line 2: text must be a string"),
         ('{"text": "x", "label": true}', "line 2: label must be text or a whole number, got True"),
         ('{"text": "x", "label": 0.5}', "line 2: label must be text or a whole number, got 0.5"),
@@ -462,9 +462,11 @@ def test_one_process_writes_at_a_time(tmp_path):
 
 def test_opening_a_reader_leaves_the_model_ready_to_be_learned_with(shell):
     """The model that a verb opens is the base's, moved and nothing else."""
-    learner = workspace.open_reader(shell.folder / "s", shell.folder / "base", "cpu", 0, False, make=True)
+    given = (shell.folder / "s", "me", shell.folder / "base", "cpu", 0, False)
+    with workspace.writing_reader(*given):
+        learner = workspace.open_reader(shell.folder / "s", "cpu")
     base, _ = load_model(shell.folder / "base")
     assert learner.model.fingerprint() == base.fingerprint()
     assert all(torch.equal(a, b) for a, b in zip(learner.model.parameters(), base.parameters(), strict=True))
     with pytest.raises(UserError, match="holds no model; make one"):
-        workspace.open_reader(shell.folder / "t", shell.folder / "base", "cpu", 0, False, make=False)
+        workspace.open_reader(shell.folder / "t", "cpu")
