@@ -136,6 +136,7 @@ def reading():
         "kept": {"before": 2.61, "after": 2.65, "change_sd": 0.02, "files": 8},
         "one_rate_kept": {"before": 2.61, "after": 2.92, "change_sd": 0.08, "files": 8},
         "no_restart_kept": {"before": 2.61, "after": 2.81, "change_sd": 0.07, "files": 8},
+        "one_rate_restart_kept": {"before": 2.61, "after": 2.75, "change_sd": 0.05, "files": 8},
         "levels": {
             "learning": [
                 {"name": "fast", "update_period": 64, "eta": 0.3, "anchor_decay": 0.0, "reset": "document"},

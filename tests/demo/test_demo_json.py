@@ -86,7 +86,10 @@ def test_a_real_run_is_exact_where_it_claims_to_be_and_leaves_a_page(quick_run):
     assert numbers["restart"]["identical"] and numbers["rollback"]["identical"]
     assert numbers["reading"]["isolation"]["identical"]
     # before any memory the old text costs the same, whatever learns afterwards
-    before = {numbers["reading"][key]["before"] for key in ("kept", "one_rate_kept", "no_restart_kept")}
+    before = {
+        numbers["reading"][key]["before"]
+        for key in ("kept", "one_rate_kept", "no_restart_kept", "one_rate_restart_kept")
+    }
     assert len(before) == 1
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert all(title in page for title in ("1. A week", "2. Ada", "3. Pull", "What this does not show"))

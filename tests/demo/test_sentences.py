@@ -136,6 +136,19 @@ def test_restarts_are_named_only_where_they_differ():
     assert sentences.restarts(changed(reading__levels__one_rate=levels["learning"])) == ""
 
 
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (2.75, "+0.14 on the old text: 0.10 more than the CMS, so what persists does less damage when it changes more"),
+        (2.57, "-0.04 on the old text: 0.08 less than the CMS, so changing more slowly does not help here"),
+        (2.66, f"+0.05 on the old text: {NO_DIFFERENCE} compared with the CMS, so its pace shows no effect here"),
+    ],
+)
+def test_pace_is_compared_where_both_restart(after, words):
+    said = sentences.same_restart(changed(reading__one_rate_restart_kept__after=after))
+    assert said.startswith(f"With the same restart, one rate costs {words}")
+
+
 def test_first_file_again():
     said = sentences.first_again(changed())
     assert "(-0.23): cheaper than at its first reading, and cheaper than frozen (2.94)" in said

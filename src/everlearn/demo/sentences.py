@@ -134,6 +134,23 @@ def restarts(results: Results) -> str:
     )
 
 
+@needs("reading.one_rate_restart_kept.after", "reading.kept.after")
+def same_restart(results: Results) -> str:
+    """Hold slow levels against one rate where both restart alike: what the pace alone does to the damage."""
+    reading = results["reading"]
+    difference = _damage(reading, "one_rate_restart_kept", "kept")
+    size = f"{abs(difference.mean):.2f}"
+    verdict = difference.words(
+        f"{size} more than the CMS, so what persists does less damage when it changes more slowly",
+        f"{size} less than the CMS, so changing more slowly does not help here",
+        f"{NO_DIFFERENCE} compared with the CMS, so its pace shows no effect here",
+    )
+    return (
+        f"With the same restart, one rate costs {_damage(reading, 'one_rate_restart_kept').mean:+.2f} on the old text: "
+        f"{verdict}."
+    )
+
+
 def _damage(reading: Results, key: str, other: str | None = None) -> Difference:
     """Return what a memory costs on the old text, or how much more that is than with another memory."""
     rows = [reading[name] for name in (key, other) if name]
@@ -227,6 +244,7 @@ READING: tuple[Sentence, ...] = (
     damage,
     damage_beside_gain,
     restarts,
+    same_restart,
     first_again,
     names,
     isolation,
