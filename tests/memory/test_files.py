@@ -105,3 +105,9 @@ def test_where_folders_cannot_be_synced_nothing_is_opened(tmp_path, monkeypatch)
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         atomic_write(tmp_path / "nowhere" / "memory", b"data")
+
+
+def test_a_memory_is_its_owners_and_a_page_is_everyones(tmp_path):
+    for private, mode in ((True, 0o600), (False, 0o644)):
+        atomic_write(tmp_path / "f", b"x", private=private)
+        assert (tmp_path / "f").stat().st_mode & 0o777 == mode

@@ -43,7 +43,7 @@ def write_page(results: Results, pictures: dict[str, Any], out_dir: Path | str) 
     folder.mkdir(parents=True, exist_ok=True)
     write_picture(results, folder / "picture.png")
     page = folder / "index.html"
-    atomic_write(page, render(results, pictures).encode())
+    atomic_write(page, render(results, pictures).encode(), private=False)
     return page
 
 

@@ -64,7 +64,7 @@ def write_picture(results: Results, path: Path) -> bool:
             draw(axes, results, Palette(), title=True)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue(), private=False)
     return True
 
 
