@@ -75,6 +75,33 @@ def test_an_interrupt_cleans_up_too(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_right_after_the_rename_is_an_interrupt(tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def interrupted(self, target):
+        replace(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(tmp_path / "memory", b"data")
+    assert (tmp_path / "memory").read_bytes() == b"data"
+
+
+def test_a_temporary_file_is_hidden_and_named_after_what_it_will_be(tmp_path, monkeypatch):
+    """A process that is killed leaves one behind; no search for memories may take it for one."""
+    names = []
+    replace = Path.replace
+
+    def noted(self, target):
+        names.append(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    atomic_write(tmp_path / "ada.safetensors", b"data")
+    assert names[0].startswith(".ada.safetensors.") and names[0].endswith(".tmp")
+
+
 def test_the_data_is_on_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
     """The order that makes a crash harmless: content, rename, folder."""
     done = []

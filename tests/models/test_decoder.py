@@ -49,6 +49,19 @@ def test_full_pass_equals_every_split_and_token_by_token(name, levels):
 
 
 @pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("levels", [(), LEVELS], ids=["mlp", "cms"])
+def test_a_block_adds_its_mixer_and_then_its_memory(name, levels):
+    """[NL eq. 94-97] written out: x + mixer(norm(x)), then x + memory(norm(x)), read out by the embedding itself."""
+    model, ids = make(name, levels), tokens(2, 5)
+    x = model.embedding.weight[ids]
+    for block in model.blocks:
+        x = x + block.mixer(block.mixer_norm(x))[0]
+        h = block.mlp_norm(x)
+        x = x + (block.mlp(h)[0] if levels else block.mlp(h))
+    same(model(ids)[0], torch.nn.functional.rms_norm(x, (16,), model.norm.weight) @ model.embedding.weight.T)
+
+
+@pytest.mark.parametrize("name", PRESETS)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_left_right_and_interior_padding_change_nothing(name, data):
@@ -145,8 +158,8 @@ def test_a_saved_model_is_bit_equal_and_a_changed_one_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_keeps_its_precision_on_disk(dtype, tmp_path):
     model = make("delta_net").to(dtype)
-    save_model(model, tmp_path)
-    loaded, about = load_model(tmp_path)
+    save_model(model, tmp_path / "deep" / "folder")
+    loaded, about = load_model(tmp_path / "deep" / "folder")
     assert about == {}
     assert not loaded.training
     assert loaded.fingerprint() == model.fingerprint()

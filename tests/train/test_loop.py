@@ -83,6 +83,10 @@ def test_every_parameter_has_exactly_one_optimizer():
     # gates have a row per head and convolutions a row per tap: thin matrices, which Muon would blow up
     assert not [name for name in matrices if "gates" in name or "conv" in name or "norm" in name]
     assert "embedding.weight" not in matrices
+    narrow, wide = (byte_model(dim=16, hidden_dim=size, num_heads=1) for size in (8, 9))
+    for one, owner in ((narrow, 1), (wide, 0)):
+        up = one.memories()["blocks.0.mlp"].mlps["fast"].up.weight
+        assert any(up is p for group in _optimizers(one, CONFIG)[owner].param_groups for p in group["params"])
     assert (muon.param_groups[0]["peak"], adamw.param_groups[0]["peak"]) == (8e-3, 1e-2)
 
 
