@@ -4,14 +4,15 @@
 
 Sixteen settings per method (nearest class mean has none), five class orders (seeds 100-104, not those of the demo),
 final accuracy on the 270 validation images; the 450 test images are not touched. Logistic regression and the MLP
-share the budget of "all data at once". Prints every setting, then the
-chosen ones as they stand in `everlearn/demo/digits_methods.py`.
+share the budget of "all data at once". Prints every setting with its mean and standard deviation, then the chosen
+ones as they stand in `everlearn/demo/digits_methods.py`.
 """
 
 from __future__ import annotations
 
 import itertools
 import pprint
+import statistics
 import warnings
 
 import torch
@@ -57,31 +58,34 @@ GRIDS: dict[str, list[Settings]] = {
 }
 
 
-def score_strategy(name: str, settings: Settings, features: Features, train: Split, validation: Split) -> float:
-    """Return a strategy's mean final accuracy on validation data."""
+def score_strategy(name: str, settings: Settings, features: Features, train: Split, validation: Split) -> list[float]:
+    """Return a strategy's final accuracy on validation data for each seed."""
     finals = []
     for seed in SEEDS:
         stream = week_of_digits(seed, train, validation)
         answers = run_stream(METHODS[name](features, settings, seed), stream, BATCH_SIZE)
         finals.append(report(answers, stream.test.y, stream.test_experience).final)
-    return sum(finals) / len(finals)
+    return finals
 
 
-def score_joint(name: str, settings: Settings, features: Features, train: Split, validation: Split) -> float:
-    """Return the mean validation accuracy of a model that sees all training data at once."""
+def score_joint(name: str, settings: Settings, features: Features, train: Split, validation: Split) -> list[float]:
+    """Return the validation accuracy, for each seed, of a model that sees all training data at once."""
     scores = []
     for seed in SEEDS:
         model = JOINT_MODELS[name](settings, seed).fit(features(train.x).numpy(), train.y.numpy())
         scores.append(model.score(features(validation.x).numpy(), validation.y.numpy()))
-    return sum(scores) / len(scores)
+    return scores
 
 
 def choose(name: str, features: Features, train: Split, validation: Split) -> Settings:
     """Print the whole search of one method and return its best settings; of equals the middle one wins."""
     score = score_joint if name in JOINT_MODELS else score_strategy
-    results = [(score(name, settings, features, train, validation), settings) for settings in GRIDS[name]]
-    for accuracy, settings in results:
-        print(f"{type(features).__name__:<10} {name:<20} {accuracy:.4f}  {settings}", flush=True)
+    results = []
+    for settings in GRIDS[name]:
+        scores = score(name, settings, features, train, validation)
+        accuracy, spread = statistics.mean(scores), statistics.stdev(scores)
+        print(f"{type(features).__name__:<10} {name:<20} {accuracy:.4f} ± {spread:.4f}  {settings}", flush=True)
+        results.append((accuracy, settings))
     best = max(accuracy for accuracy, _ in results)
     equals = [settings for accuracy, settings in results if accuracy == best]
     return equals[len(equals) // 2]

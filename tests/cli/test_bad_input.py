@@ -18,7 +18,7 @@ from everlearn.cli.main import main
 from everlearn.demo import corpus
 from everlearn.levels import Level
 from everlearn.models import Decoder, preset, save_model
-from tests.memory.test_files import full_at
+from tests.memory.test_files_faults import full_at
 
 TEXT = "def hello(world):\n    return world\n" * 3
 LINE = '{"text": "a b", "label": "x"}\n'

@@ -18,7 +18,7 @@ from everlearn.continual.strategies.cms import CMSHead, step_levels
 from everlearn.continual.strategies.cms_one_rate import one_rate_levels
 from everlearn.continual.strategies.ewc import EWC
 from everlearn.continual.strategies.fine_tune import FineTune
-from everlearn.continual.strategies.fine_tune_masked import FineTuneMasked
+from everlearn.continual.strategies.fine_tune_masked import fine_tune_masked
 from everlearn.continual.strategies.nearest_mean import NearestMean
 from everlearn.continual.strategies.precision import Precision
 from everlearn.continual.strategies.replay import Replay
@@ -39,7 +39,7 @@ def cms_head(levels, loss=loss_over_seen, seed=0, rate=0.1):
 
 MAKERS = {
     "fine_tune": lambda: FineTune(encode, linear_head(D, C, 0), C, SGD),
-    "fine_tune_masked": lambda: FineTuneMasked(encode, mlp_head(D, C, 0, hidden=8), C, SGD),
+    "fine_tune_masked": lambda: fine_tune_masked(encode, mlp_head(D, C, 0, hidden=8), C, SGD),
     "ewc": lambda: EWC(encode, linear_head(D, C, 0), C, SGD, strength=1.0),
     "replay": lambda: Replay(encode, linear_head(D, C, 0), C, SGD, capacity=9, practice=4),
     "nearest_mean": lambda: NearestMean(encode, D, C),
@@ -117,7 +117,7 @@ def test_losses_by_hand():
 
 def test_masked_fine_tuning_leaves_absent_rows_alone_and_plain_pushes_them_down():
     x, first, second = torch.ones(4, D), torch.tensor([0, 1, 0, 1]), torch.tensor([2, 3, 2, 3])
-    for kind, moves in ((FineTune, True), (FineTuneMasked, False)):
+    for kind, moves in ((FineTune, True), (fine_tune_masked, False)):
         strategy = kind(encode, linear_head(D, C, 0), C, SGD)
         strategy.observe(x, first)
         before = strategy.network.head.bias[:2].detach().clone()

@@ -2,13 +2,15 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import torch
 
+from everlearn.continual.metrics import report, run_stream
 from everlearn.continual.streams import digits, week_of_digits
 from everlearn.demo import digits as demo
-from everlearn.demo.digits_methods import METHODS, random_features
+from everlearn.demo.digits_methods import BATCH_SIZE, CHOSEN, METHODS, SEARCHED, random_features
 
 ROW = {"final", "final_sd", "task_a", "task_a_sd", "after_day", "after_day_sd", "stores_kb", "stores_images"}
 
@@ -78,3 +80,21 @@ def test_five_weeks_reach_what_the_page_promises():
     assert result["fine_tune"]["after_day"][0] - result["fine_tune"]["task_a"] > 0.5
     assert result["precision"]["task_a"] > 0.9
     assert not any(math.isnan(value) for name in METHODS for value in result[name]["after_day"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEARCHED)
+def test_the_recorded_search_is_what_a_search_finds(name):
+    train, validation, _ = digits()
+    for eta, mean, spread in SEARCHED[name]:
+        finals = []
+        # the class orders of benchmarks/tune_digits.py
+        for seed in range(100, 105):
+            week = week_of_digits(seed, train, validation)
+            strategy = METHODS[name](random_features(), CHOSEN[name] | {"eta": eta}, seed)
+            answers = run_stream(strategy, week, BATCH_SIZE)
+            finals.append(report(answers, week.test.y, week.test_experience).final)
+        # two of 270 images: rounding differs between machines
+        assert statistics.mean(finals) == pytest.approx(mean, abs=0.008)
+        assert statistics.stdev(finals) == pytest.approx(spread, abs=0.02)
+    assert max(SEARCHED[name], key=lambda row: row[1])[0] == CHOSEN[name]["eta"]

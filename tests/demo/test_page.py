@@ -2,6 +2,7 @@
 
 import html
 import io
+import os
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from everlearn.demo.page import answer_grid, render, runs, shaded_text, write_page
+from everlearn.cli.main import parse
+from everlearn.demo.page import answer_grid, render, runs, shaded_text, unbroken, write_page
 from everlearn.demo.summary import summary_table
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -88,6 +90,10 @@ def test_every_sentence_stands_on_the_page_once(page):
         "Over the week,",
         "At bytes 4,096 to 8,192",
         "The paper's own part, the CMS, ends",
+        "The level of the CMS that moved most",
+        "Room: precision memory stores",
+        "Damage beside gain",
+        "Part of that difference is by design",
         "Damage: with the",
     ):
         assert text.count(start) == 1
@@ -108,6 +114,47 @@ def test_reversed_numbers_reverse_the_page(page):
     ):
         assert before in text and before not in reversed_text
         assert after in reversed_text and after not in text
+
+
+def test_files_of_the_users_own_were_not_chosen_by_us(page):
+    own = results()
+    own["reading"]["own_text"] = True
+    assert "chosen by a fixed hash" in page and "chosen by a fixed hash" not in render(own, pictures())
+
+
+def test_a_number_stays_with_its_unit(page):
+    assert unbroken("5.0 % of 67 KB, not 3 bytes") == "5.0\xa0% of 67\xa0KB, not 3 bytes"
+    assert "19.6\xa0%" in page and "19.6 %" not in page
+
+
+def test_the_table_names_its_columns_by_first_and_last_byte(page):
+    columns = re.findall(r'<th scope="col">([\d,]+ to [\d,]+)</th>', page)
+    assert columns == ["1 to 255", "256 to 1,023", "1,024 to 2,047", "2,048 to 4,095", "4,096 to 8,192"]
+
+
+def test_the_next_commands_exist_with_these_options(page):
+    shown = [html.unescape(line).split() for line in re.findall(r'<pre class="command">(.*?)</pre>', page)]
+    assert [command[:2] for command in shown] == [["everlearn", "learn"], ["everlearn", "demo"]]
+    learn, _ = parse("learn", shown[0][2:])
+    assert (str(learn.path), str(learn.state)) == ("PATH", "DIR")
+    # the words around the second command name one more option
+    demo, _ = parse("demo", [*shown[1][2:], "--out", "DIR"])
+    assert ([str(path) for path in demo.text], str(demo.out)) == (["FILE", "FILE"], "DIR")
+    assert "<code>--out DIR</code>" in page
+
+
+def test_a_full_disk_leaves_the_old_page_whole(tmp_path, monkeypatch):
+    write_page(results(), pictures(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"index.html", "picture.png"}
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_page({"reading": results()["reading"]}, {}, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("scene", ["digits", "reading", "restart", "rollback"])
@@ -189,8 +236,10 @@ def test_the_terminal_gets_one_table():
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert "Monday's digits Mon evening Fri evening all ten, Fri stores" in lines
     assert "Precision memory 99.9 % 97.8 % 96.7 ± 0.5 % 4,120 KB" in lines
-    assert "Bits per byte at 0-256 at 4,096-8,192 spread, last" in lines
+    assert "Bits per byte at 1 to 255 4,096 to 8,192 spread, last" in lines
     assert "Learning 3.78 2.41 ± 0.31" in lines
-    assert "Text it knew before 2.61 after 2.65 +0.04" in lines
+    assert "Text it knew before 2.610 after 2.650 +0.040" in lines
+    assert "the same, one rate before 2.610 after 2.920 +0.310" in lines
+    assert "Fine-tuning, masked 99.1 % 71.0 % 81.2 ± 2.1 % 3 KB" in lines
     assert "Rolled back identical" in lines
     assert summary_table({}).row_count == 0

@@ -33,7 +33,13 @@ def test_reading_shows_every_reader_by_position():
     numbers = results()
     axes, lines = series(draw_reading, numbers)
     assert lines[0] == numbers["reading"]["frozen"] and lines[-1] == numbers["reading"]["gzip"]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0-256", "256-1k", "1k-2k", "2k-4k", "4k-8k"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        "1\nto 255",
+        "256\nto 1,023",
+        "1,024\nto 2,047",
+        "2,048\nto 4,095",
+        "4,096\nto 8,192",
+    ]
 
 
 def test_the_picture_has_a_panel_for_each_scene(tmp_path):

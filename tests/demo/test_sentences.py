@@ -1,28 +1,16 @@
 """Every sentence is fed its numbers, the reverse of them, and a difference within the spread."""
 
-import copy
 import itertools
 import math
 
 import pytest
-from demo_fixture import pictures, results
+from demo_fixture import changed, pictures, results
+from hypothesis import given
+from hypothesis import strategies as st
 
-from everlearn.demo import sentences
+from everlearn.demo import sentences, week_sentences
 from everlearn.demo.differences import Difference, between_methods, between_readers
-from everlearn.demo.phrases import NO_DIFFERENCE
-
-
-def changed(**values):
-    """Return the fixture with some dotted paths replaced; `a__b` stands for a.b."""
-    new = copy.deepcopy(results())
-    new["reading"].pop("per_file")
-    for path, value in values.items():
-        *parents, last = path.split("__")
-        row = new
-        for key in parents:
-            row = row[key]
-        row[last] = value
-    return new
+from everlearn.demo.phrases import NO_DIFFERENCE, positions
 
 
 def late(name, value):
@@ -32,62 +20,6 @@ def late(name, value):
         new["reading"][key] = [0.05] * 5
     new["reading"][name][-1] = value
     return new
-
-
-def test_monday_is_lost_kept_or_gained():
-    said = sentences.monday(changed())
-    assert "fine-tuning loses 98.7 points of Monday's digits (from 99.1 % to 0.4 %)" in said
-    assert "precision memory loses 2.1 points" in said
-    kept = sentences.monday(changed(digits__precision__after_day=[0.979, 0.99, 0.98, 0.98, 0.978]))
-    assert "precision memory keeps, within the spread, Monday's digits (from 97.9 % to 97.8 %)" in kept
-    gained = sentences.monday(changed(digits__fine_tune__after_day=[0.5, 0.6, 0.7, 0.8, 0.9]))
-    assert "fine-tuning gains 40.0 points on Monday's digits" in gained
-
-
-@pytest.mark.parametrize(
-    ("cms", "rate", "words"),
-    [
-        (0.40, 0.22, "18.0 points more than the same layers at one rate (the control, 22.0 %)"),
-        (0.20, 0.30, "10.0 points less than the same layers at one rate (the control, 30.0 %)"),
-        (0.24, 0.22, f"{NO_DIFFERENCE} compared with the same layers at one rate (the control, 22.0 %)"),
-    ],
-)
-def test_cms_against_its_control(cms, rate, words):
-    said = sentences.cms_on_digits(changed(digits__cms__final=cms, digits__cms_one_rate__final=rate))
-    assert words in said and said.startswith("The paper's own part, the CMS, ends the week with")
-
-
-def test_cms_against_fine_tuning():
-    assert "4.7 points more than fine-tuning (19.6 %)" in sentences.cms_on_digits(changed())
-    assert "4.3 points less than fine-tuning" in sentences.cms_on_digits(changed(digits__cms__final=0.153))
-
-
-@pytest.mark.parametrize(
-    ("joint", "words"),
-    [(0.98, "1.3 points less than"), (0.95, "1.7 points more than"), (0.971, f"{NO_DIFFERENCE} compared with")],
-)
-def test_precision_against_all_data_at_once(joint, words):
-    said = sentences.precision_against_joint(changed(digits__joint__final=joint))
-    assert f"{words} all data at once on the same features (logistic regression, " in said
-
-
-def test_best_method_without_images_and_replay():
-    assert "precision memory ends highest (96.7 %): 4.6 points more than replay" in sentences.without_images(changed())
-    worse = changed(digits__precision__final=0.3)
-    assert "nearest mean ends highest (89.3 %): 2.8 points less than replay" in sentences.without_images(worse)
-
-
-def test_features_help_or_hurt():
-    assert sentences.features(changed()).endswith("the features help.")
-    assert sentences.features(changed(digits__precision__final=0.85)).endswith("the features hurt.")
-    assert sentences.features(changed(digits__precision__final=0.913)).endswith(f"{NO_DIFFERENCE}.")
-
-
-def test_order_and_forgetting():
-    assert "leaves the same precision memory, up to rounding (largest difference 2e-07)" in sentences.reverse(changed())
-    assert "leaves a different precision memory" in sentences.reverse(changed(digits__reverse_difference=0.3))
-    assert "on request equals, up to rounding, that image never seen" in sentences.forget(changed())
-    assert "does not equal" in sentences.forget(changed(digits__forget_difference=0.01))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +41,16 @@ def test_files_are_compared_with_themselves_where_their_numbers_are_given():
     assert NO_DIFFERENCE in sentences.learning(new)
 
 
+def test_levels_are_named_with_their_pace():
+    said = sentences.levels(changed())
+    assert said.startswith("What learns is the CMS, 2 levels of the model's weights")
+    assert said.endswith("'fast' after every 64 bytes, 'slow' after every 1,024 bytes.")
+
+
 def test_control_tells_whose_memory_helps():
-    assert "3.22, 0.81 more: the saving comes from this very file" in sentences.control(late("control", 3.22))
+    assert "Ada's file costs 3.22, 0.81 more: the saving comes from this very file" in sentences.control(
+        late("control", 3.22)
+    )
     assert "2.00, 0.41 less: what her own file taught serves it worse" in sentences.control(late("control", 2.0))
     assert f"2.43: {NO_DIFFERENCE}, so nothing here shows" in sentences.control(late("control", 2.43))
     assert "her own memory saves nothing against frozen" in sentences.control(late("frozen", 2.0))
@@ -137,9 +77,9 @@ def test_yardsticks_win_and_lose():
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (2.65, "(+0.04): it does worse on what it knew"),
-        (2.55, "(-0.06): it does better on what it knew"),
-        (2.62, "(+0.01): no change beyond the spread"),
+        (2.65, "(+0.040): it does worse on what it knew"),
+        (2.55, "(-0.060): it does better on what it knew"),
+        (2.62, "(+0.010): no change beyond the spread"),
     ],
 )
 def test_damage_has_a_sign(after, words):
@@ -148,8 +88,65 @@ def test_damage_has_a_sign(after, words):
 
 def test_damage_without_a_spread_goes_by_what_is_printed():
     kept = {"before": 2.610, "after": 2.613}
-    assert sentences.damage(changed(reading__kept=kept)).endswith("(+0.00): no change.")
+    assert sentences.damage(changed(reading__kept=kept)).endswith("(+0.003): no change.")
     assert "worse on what it knew" in sentences.damage(changed(reading__kept=kept | {"after": 2.62}))
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (2.92, "and costs +0.31: one rate does 0.27 more damage"),
+        (2.50, "and costs -0.11: the CMS does 0.15 more damage"),
+        (2.70, f"and costs +0.09: {NO_DIFFERENCE}"),
+    ],
+)
+def test_damage_beside_gain(after, words):
+    said = sentences.damage_beside_gain(changed(reading__one_rate_kept__after=after))
+    assert "the CMS gains +0.53 on the new file and costs +0.04 on the old text" in said
+    assert f"one rate, the control, gains +0.54 {words}." in said
+    assert "the CMS gains -0.06 on the new file" in sentences.damage_beside_gain(late("learning", 3.0))
+
+
+@pytest.mark.parametrize(
+    ("after", "part", "words"),
+    [
+        (
+            2.81,
+            "Part of that difference",
+            "+0.20: less than one rate all the same, so levels that change more slowly help",
+        ),
+        (3.10, "That difference", "+0.49: more than one rate, so levels that change more slowly do not prevent damage"),
+        (
+            2.90,
+            "That difference",
+            f"+0.29: {NO_DIFFERENCE} compared with one rate, so levels that change more slowly do",
+        ),
+    ],
+)
+def test_restarting_a_level_is_told_apart_from_slow_levels(after, part, words):
+    said = sentences.restarts(changed(reading__no_restart_kept__after=after))
+    assert said.startswith(f"{part} is by design: the level 'fast' of the CMS restarts at the end of each document")
+    assert f"Without that restart the CMS costs {words}" in said
+
+
+def test_restarts_are_named_only_where_they_differ():
+    assert sentences.restarts(changed(reading__one_rate_kept__after=2.5)).startswith("By design: the level 'fast'")
+    levels = changed()["reading"]["levels"]
+    assert sentences.restarts(changed(reading__levels__learning=levels["one_rate"])) == ""
+    assert sentences.restarts(changed(reading__levels__one_rate=levels["learning"])) == ""
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (2.75, "+0.14 on the old text: 0.10 more than the CMS, so what persists does less damage when it changes more"),
+        (2.57, "-0.04 on the old text: 0.08 less than the CMS, so changing more slowly does not help here"),
+        (2.66, f"+0.05 on the old text: {NO_DIFFERENCE} compared with the CMS, so its pace shows no effect here"),
+    ],
+)
+def test_pace_is_compared_where_both_restart(after, words):
+    said = sentences.same_restart(changed(reading__one_rate_restart_kept__after=after))
+    assert said.startswith(f"With the same restart, one rate costs {words}")
 
 
 def test_first_file_again():
@@ -176,9 +173,22 @@ def test_identities_are_kept_or_broken():
     assert "11 bytes of an unfinished chunk" in sentences.restart(changed())
     assert "is bit-identical to a run that was never stopped" in sentences.restart(changed())
     assert "is not the same as a run that was never stopped" in sentences.restart(changed(restart__identical=False))
+    assert "Killed without warning twice, the last time at byte 5,003," in sentences.restart(changed())
+    assert "Killed without warning at byte 5,003," in sentences.restart(changed(restart__kills=1))
     assert "1 byte of an unfinished chunk" in sentences.restart(changed(restart__lost_tokens=1))
     assert "level 'fast' is bit-identical to its snapshot" in sentences.rollback(changed())
     assert "not the same as its snapshot" in sentences.rollback(changed(rollback__identical=False))
+
+
+@given(st.integers(0, 9_000), st.integers(1, 9_000))
+def test_a_range_names_its_first_and_its_last_byte(start, size):
+    places = range(start, start + size)
+    first, last = (int(number.replace(",", "")) for number in positions(start, start + size).split(" to "))
+    assert (first, last) == (places[0], places[-1])
+
+
+def test_ranges_by_hand():
+    assert (positions(1, 256), positions(4096, 8193)) == ("1 to 255", "4,096 to 8,192")
 
 
 def test_shading_adds_up():
@@ -188,7 +198,7 @@ def test_shading_adds_up():
     assert sentences.shading(pictures()["bytes"]).startswith("Over all 8,192 bytes of this file")
 
 
-SPEAKING = (sentences.monday, sentences.learning, *sentences.WEEK, *sentences.READING, *sentences.RESTART)
+SPEAKING = (week_sentences.monday, sentences.learning, *week_sentences.WEEK, *sentences.READING, *sentences.RESTART)
 
 
 @pytest.mark.parametrize("sentence", SPEAKING)
@@ -201,11 +211,6 @@ def test_each_sentence_is_one_line_and_silent_without_its_numbers(sentence):
         reading__learning=[math.nan] * 5, digits__precision__final=None, digits__fine_tune__after_day=None
     )
     assert "nan" not in sentence(missing)
-
-
-def test_a_single_run_says_that_its_spread_is_unknown():
-    one_run = changed(digits__cms__final_sd=None, digits__cms_one_rate__final_sd=None)
-    assert "(one run, spread unknown)" in sentences.cms_on_digits(one_run)
 
 
 def test_differences_by_hand():

@@ -177,6 +177,11 @@ def test_named_events_drive_and_reset_levels():
     assert updates == {}
     assert torch.equal(ended.memory["fast.up"][0], cms.mlps["fast"].up.weight)
     assert torch.equal(ended.memory["fast.up"][1], state.memory["fast.up"][1])
+    one, updates = cms.tick(ended, "session", torch.tensor([False, True, False]))
+    assert updates["slow"].rows.tolist() == [False, True, False]
+    assert one.memory["slow.tokens"].tolist() == [6, 0, 6]
+    assert torch.equal(one.memory["slow.up"][[0, 2]], ended.memory["slow.up"][[0, 2]])
+    assert not torch.equal(one.memory["slow.up"][1], ended.memory["slow.up"][1])
     ended, updates = cms.tick(ended, "session")
     assert set(updates) == {"slow"}
     assert not torch.equal(ended.memory["slow.up"], state.memory["slow.up"])

@@ -51,6 +51,9 @@ def test_levels_fit_a_chunk_size_that_divides_every_period():
     repair = r"choose a divisor \(16, 32, 64\) or set update_period=96"
     with pytest.raises(ValueError, match=rf"chunk_size 48 does not divide update_period 64 of level 'fast'; {repair}"):
         check_levels(levels, 48)
+    # a prime has two divisors
+    with pytest.raises(ValueError, match=r"choose a divisor \(1, 5\) or set update_period=6"):
+        check_levels([Level("fast", 5)], 3)
     with pytest.raises(ValueError, match="no level was given"):
         check_levels([], 48)
     with pytest.raises(ValueError, match="level name 'fast' must be unique"):

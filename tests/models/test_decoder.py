@@ -49,6 +49,19 @@ def test_full_pass_equals_every_split_and_token_by_token(name, levels):
 
 
 @pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("levels", [(), LEVELS], ids=["mlp", "cms"])
+def test_a_block_adds_its_mixer_and_then_its_memory(name, levels):
+    """[NL eq. 94-97] written out: x + mixer(norm(x)), then x + memory(norm(x)), read out by the embedding itself."""
+    model, ids = make(name, levels), tokens(2, 5)
+    x = model.embedding.weight[ids]
+    for block in model.blocks:
+        x = x + block.mixer(block.mixer_norm(x))[0]
+        h = block.mlp_norm(x)
+        x = x + (block.mlp(h)[0] if levels else block.mlp(h))
+    same(model(ids)[0], torch.nn.functional.rms_norm(x, (16,), model.norm.weight) @ model.embedding.weight.T)
+
+
+@pytest.mark.parametrize("name", PRESETS)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_left_right_and_interior_padding_change_nothing(name, data):
@@ -140,6 +153,33 @@ def test_a_saved_model_is_bit_equal_and_a_changed_one_is_refused(tmp_path):
             load_model(tmp_path / "m")
     with pytest.raises(ValueError, match="holds no model"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_keeps_its_precision_on_disk(dtype, tmp_path):
+    model = make("delta_net").to(dtype)
+    save_model(model, tmp_path / "deep" / "folder")
+    loaded, about = load_model(tmp_path / "deep" / "folder")
+    assert about == {}
+    assert not loaded.training
+    assert loaded.fingerprint() == model.fingerprint()
+    for (name, parameter), other in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        assert parameter.dtype == dtype and parameter.requires_grad, name
+        assert torch.equal(parameter, other), name
+
+
+def test_weights_and_config_of_two_models_are_refused(tmp_path):
+    """The same shapes, another retention or another size: both files are whole, but they are not of one model."""
+    for name, changes in (("a", {}), ("b", {"chunk_size": 2}), ("c", {"hidden_dim": 6})):
+        save_model(make("delta_net", **changes), tmp_path / name)
+    for other, message in (("b", "are not of one model"), ("c", "are not of one model")):
+        (tmp_path / "a" / "config.json").write_bytes((tmp_path / other / "config.json").read_bytes())
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path / "a")
+    for broken in ("{", "3", '{"dim": "x"}', '{"levels": [{}]}'):
+        (tmp_path / "a" / "config.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"is not a model's config \(.*use a backup"):
+            load_model(tmp_path / "a")
 
 
 def test_configs_survive_json_and_refuse_what_does_not_fit():

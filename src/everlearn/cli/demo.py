@@ -113,6 +113,7 @@ def _scenes(options: Options, texts: Texts, out: Output) -> Scene:
     week = _numbers(_file(options, "digits"))
     results = {"digits": week[0], "reading": scene[0] | {"base": about}, **plug[0]}
     results["reading"]["base"]["heldout_bits"] = scene[0]["kept"]["before"]
+    results["reading"]["own_text"] = bool(options.text)
     results |= {"seconds": _total_seconds(options, time.perf_counter() - start), "environment": _environment()}
     return results, week[1] | scene[1]
 

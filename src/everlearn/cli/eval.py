@@ -28,13 +28,14 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the table and write the JSON document where one was asked for."""
+    from everlearn.cli import workspace
     from everlearn.cli.output import Output
-    from everlearn.cli.workspace import kind_of
     from everlearn.device import describe_device, device
 
     out = Output(options.json)
+    workspace.few_threads()
     out.say(describe_device(*device(options.device)))
-    out.finish((_labels if kind_of(options.state) == "labels" else _text)(options, out))
+    out.finish((_labels if workspace.kind_of(options.state) == "labels" else _text)(options, out))
     return 0
 
 

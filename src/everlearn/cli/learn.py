@@ -48,6 +48,7 @@ def run(options: Options) -> int:
 
 def _learn(options: Options) -> None:
     """Learn a stream of records or of text, and say what is next."""
+    from everlearn.cli import workspace
     from everlearn.cli.errors import UserError, command
     from everlearn.cli.output import Output
     from everlearn.device import describe_device, device
@@ -55,6 +56,7 @@ def _learn(options: Options) -> None:
     out = Output(options.json)
     if not options.path.exists():
         raise UserError(f"{options.path} does not exist; give a folder of text, a text file or a .jsonl file")
+    workspace.few_threads()
     out.say(describe_device(*device(options.device)))
     labels = options.path.suffix == ".jsonl"
     document = (_learn_labels if labels else _learn_text)(options, out)

@@ -64,7 +64,14 @@ READERS = (
     Label(
         "control", "Bob's memory", "the control: what another reader's file taught, on this file", "orange", "-", "s"
     ),
-    Label("one_rate", "One rate", "learning with one level instead, at a matched rate", "blue", "--", "s"),
+    Label(
+        "one_rate",
+        "One rate",
+        "the same weights, all levels at one pace; its rate gives about the same gain on validation files",
+        "blue",
+        "--",
+        "s",
+    ),
     Label(
         "all_weights", "All weights", "learning with every weight of the model (dynamic evaluation)", "green", "-", "D"
     ),

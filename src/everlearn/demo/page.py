@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,11 +14,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from everlearn.continual.streams import DAYS
-from everlearn.demo import sentences
+from everlearn.demo import sentences, week_sentences
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS, Label
-from everlearn.demo.phrases import percent
+from everlearn.demo.phrases import positions
 from everlearn.demo.picture import svg, write_picture
+from everlearn.memory.files import atomic_write
 
 # bits that reading saved (or cost) on one character, at which its shade gets stronger
 SHADES = (0.5, 1.5, 4.0)
@@ -41,7 +43,7 @@ def write_page(results: Results, pictures: dict[str, Any], out_dir: Path | str) 
     folder.mkdir(parents=True, exist_ok=True)
     write_picture(results, folder / "picture.png")
     page = folder / "index.html"
-    page.write_text(render(results, pictures), encoding="utf-8")
+    atomic_write(page, render(results, pictures).encode(), private=False)
     return page
 
 
@@ -50,6 +52,7 @@ def render(results: Results, pictures: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["unbroken"] = unbroken
     charts = {scene: Markup(drawing) if (drawing := svg(results, scene)) else None for scene in SCENES}
     return environment.get_template("page.html.j2").render(
         results=results,
@@ -61,9 +64,15 @@ def render(results: Results, pictures: dict[str, Any]) -> str:
         plug=plug_facts(results),
         days=DAYS,
         say=sentences,
-        percent=percent,
+        say_week=week_sentences,
+        positions=positions,
         present=present,
     )
+
+
+def unbroken(text: str) -> str:
+    """Keep every number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=%|[KM]B\b)", "\N{NO-BREAK SPACE}", text)
 
 
 @dataclass(frozen=True)
@@ -79,17 +88,15 @@ class Row:
 
 def week_table(digits: Results) -> list[tuple[str, list[Row]]]:
     """Return the first scene's rows in titled groups: Monday's digits after each day, all ten, what is stored."""
-    shared = _week_rows(digits, plain=True)
-    if present(digits, "joint.final"):
-        joint = digits["joint"]
-        plain = f"{joint.get('which') or 'trained once'}, same features; a comparison, not a stream"
-        cells = [("", "")] * len(DAYS) + [(_number(joint["final"], 100, 1), _number(joint.get("final_sd"), 100, 1))]
-        shared.append(Row("All data at once", plain, cells))
-    groups = [("", shared), ("The same on raw pixels", _week_rows(digits.get("raw_pixels", {}), plain=False))]
+    groups = [
+        ("", _week_rows(digits, plain=True)),
+        ("The same on raw pixels", _week_rows(digits.get("raw_pixels", {}), plain=False)),
+    ]
     return [(title, rows) for title, rows in groups if rows]
 
 
 def _week_rows(methods: Results, plain: bool) -> list[Row]:
+    """Return a row for each method that was measured, and one for all data at once on the same input."""
     rows = []
     for label in METHODS:
         if not present(methods, f"{label.key}.final"):
@@ -101,6 +108,12 @@ def _week_rows(methods: Results, plain: bool) -> list[Row]:
         stores = f"{row['stores_kb']:,.0f} KB" if present(row, "stores_kb") else ""
         images = ("yes" if row["stores_images"] else "no") if present(row, "stores_images") else ""
         rows.append(Row(label.name, label.plain if plain else "", cells, stores, images))
+    if present(methods, "joint.final"):
+        joint = methods["joint"]
+        which = joint.get("which") or "trained once"
+        explained = f"{which}, same features; a comparison, not a stream" if plain else which
+        cells = [("", "")] * len(DAYS) + [(_number(joint["final"], 100, 1), _number(joint.get("final_sd"), 100, 1))]
+        rows.append(Row("All data at once", explained, cells))
     return rows
 
 
@@ -120,7 +133,8 @@ def plug_facts(results: Results) -> list[tuple[str, str]]:
     """Return the third scene's table: what was measured, and the value as text."""
     facts = []
     for path, fact in (
-        ("restart.killed_at", "killed at byte"),
+        ("restart.kills", "times killed"),
+        ("restart.killed_at", "killed, the last time, at byte"),
         ("restart.resumed_at", "resumed at byte"),
         ("restart.lost_tokens", "bytes lost and read again"),
         ("restart.identical", "the rest identical, bit for bit"),

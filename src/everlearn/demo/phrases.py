@@ -46,12 +46,12 @@ def versus(reading: Results, key: str, name: str) -> str:
     return f"{words} {name} ({reading['learning'][-1]:.2f} against {reading[key][-1]:.2f})"
 
 
-def change(row: Results, more: str, less: str) -> str:
+def change(row: Results, more: str, less: str, decimals: int = 2) -> str:
     """Word the change from `before` to `after`; where no spread was measured, rounding stands in."""
     spread = row.get("change_sd")
     difference = Difference(row["after"] - row["before"], ROUNDING if spread is None else spread)
     same = "no change" if spread is None else "no change beyond the spread"
-    return f"({difference.mean:+.2f}): {difference.words(more, less, same)}"
+    return f"({difference.mean:+.{decimals}f}): {difference.words(more, less, same)}"
 
 
 def week(digits: Results, key: str) -> str:
@@ -63,10 +63,14 @@ def week(digits: Results, key: str) -> str:
     return f"{inside(NAMES[key])} {words} Monday's digits (from {percent(days[0])} to {percent(days[-1])})"
 
 
+def positions(start: int, end: int) -> str:
+    """Write a half-open range of byte positions by its first and last byte: (256, 1024) is "256 to 1,023"."""
+    return f"{start:,} to {end - 1:,}"
+
+
 def last_bucket(reading: Results) -> str:
     """Write the last range of byte positions: "4,096 to 8,192"."""
-    start, end = reading["buckets"][-1]
-    return f"{start:,} to {end:,}"
+    return positions(*reading["buckets"][-1])
 
 
 def inside(name: str) -> str:

@@ -17,6 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from everlearn.continual.streams import DAYS
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS, Label
+from everlearn.demo.phrases import positions
+from everlearn.memory.files import atomic_write
 
 FONT_SIZE = 8.5
 PANEL_INCHES = (4.9, 3.7)
@@ -60,7 +62,9 @@ def write_picture(results: Results, path: Path) -> bool:
         figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), dpi=160, layout=layout)
         for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             draw(axes, results, Palette(), title=True)
-        figure.savefig(path, format="png", facecolor="white", metadata={"Software": None})
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    atomic_write(path, buffer.getvalue(), private=False)
     return True
 
 
@@ -119,7 +123,9 @@ def draw_reading(axes: Axes, results: Results, palette: Palette, title: bool) ->
     margin = 0.06 * (high - low) or 0.5
     axes.set_ylim(low - margin, high + margin)
     _name_lines(axes, rows, palette, [row[-1] for row in values], (low - margin / 2, high + margin / 2))
-    axes.set_xticks(range(len(reading["buckets"])), [_short(*bucket) for bucket in reading["buckets"]])
+    axes.set_xticks(
+        range(len(reading["buckets"])), [positions(*bucket).replace(" to ", "\nto ") for bucket in reading["buckets"]]
+    )
     axes.set_xlabel("bytes of the file read so far")
     if title:
         files = f" (mean of {len(reading['files'])} files)" if present(reading, "files") else ""
@@ -197,13 +203,6 @@ def spread_out(values: Sequence[float], gap: float, low: float, high: float) -> 
     for rank, i in enumerate(order):
         placed[i] = flat[rank] + rank * gap
     return placed
-
-
-def _short(start: int, end: int) -> str:
-    def size(n: int) -> str:
-        return f"{n // 1024}k" if n >= 1024 and n % 1024 == 0 else str(n)
-
-    return f"{size(start)}-{size(end)}"
 
 
 def _style(palette: Palette) -> Any:

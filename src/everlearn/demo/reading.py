@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -83,6 +83,18 @@ def run(model: Decoder, texts: Texts, step: Callable[[str], None]) -> tuple[dict
     results = _by_bucket(ways, texts.files, length)
     results |= _kept(model, texts, ids, opened, ways)
     results["one_rate_kept"] = _kept(one_rate_model, texts, ids, one_rate_opened, ways | {"learning": one_rate})["kept"]
+    # a level restarts after its document, so what was read until here is the same with and without restarts
+    no_restart = model.with_levels([replace(level, reset=None) for level in model.config.levels])
+    results["no_restart_kept"] = _kept(no_restart, texts, ids, opened, ways)["kept"]
+    resets = [level.reset for level in model.config.levels]
+    restarting = model.with_levels(
+        [replace(level, reset=reset) for level, reset in zip(byte_reader.ONE_RATE, resets, strict=True)]
+    )
+    results["one_rate_restart_kept"] = _kept(restarting, texts, ids, one_rate_opened, ways)["kept"]
+    results["levels"] = {
+        "learning": [asdict(level) for level in model.config.levels],
+        "one_rate": [asdict(level) for level in byte_reader.ONE_RATE],
+    }
     step("damage")
     results["names"] = repeated_names(texts, length, frozen, learning)
     step("names")

@@ -1,4 +1,4 @@
-"""Every finding of the demo as a sentence that its own numbers decide, negatives included.
+"""The findings of reading and of the pulled plug as sentences that their own numbers decide, negatives included.
 
 Each function takes the results and returns one sentence, or nothing where a number was not measured. A difference
 that is no larger than the spread is called just that.
@@ -6,97 +6,8 @@ that is no larger than the spread is called just that.
 
 from __future__ import annotations
 
-from everlearn.demo.differences import Difference, Results, between_methods, between_readers, present
-from everlearn.demo.labels import METHODS, NAMES
-from everlearn.demo.phrases import (
-    NO_DIFFERENCE,
-    ROUNDING,
-    Sentence,
-    against,
-    change,
-    inside,
-    last_bucket,
-    needs,
-    percent,
-    plural,
-    versus,
-    week,
-)
-
-# largest difference between two memories that rounding in float32 explains
-SAME_MEMORY = 1e-4
-
-
-@needs("digits.fine_tune.after_day", "digits.precision.after_day")
-def monday(results: Results) -> str:
-    """Say what the week did to Monday's digits, for fine-tuning and for the precision memory."""
-    return f"Over the week, {week(results['digits'], 'fine_tune')}; {week(results['digits'], 'precision')}."
-
-
-@needs("digits.cms.final", "digits.cms_one_rate.final", "digits.fine_tune.final")
-def cms_on_digits(results: Results) -> str:
-    """Say how the paper's own part, the CMS, did on the digits."""
-    cms, control, plain = (results["digits"][key] for key in ("cms", "cms_one_rate", "fine_tune"))
-    return (
-        f"The paper's own part, the CMS, ends the week with {percent(cms['final'])} of all ten digits: "
-        f"{against(between_methods(cms, control))} the same layers at one rate (the control, "
-        f"{percent(control['final'])}), and {against(between_methods(cms, plain))} fine-tuning "
-        f"({percent(plain['final'])})."
-    )
-
-
-@needs("digits.precision.final", "digits.joint.final")
-def precision_against_joint(results: Results) -> str:
-    """Compare the precision memory with training on everything at once."""
-    own, joint = results["digits"]["precision"], results["digits"]["joint"]
-    which = f"{joint['which']}, " if joint.get("which") else ""
-    return (
-        f"Precision memory, which sees each image once, ends with {percent(own['final'])}: "
-        f"{against(between_methods(own, joint))} all data at once on the same features "
-        f"({which}{percent(joint['final'])})."
-    )
-
-
-@needs("digits.replay.final")
-def without_images(results: Results) -> str:
-    """Name the best method that keeps no image, and hold it against replay, which does."""
-    digits = results["digits"]
-    measured = [
-        m.key for m in METHODS if present(digits, f"{m.key}.final") and present(digits, f"{m.key}.stores_images")
-    ]
-    rows = [key for key in measured if not digits[key]["stores_images"]]
-    if not rows:
-        return ""
-    best = max(rows, key=lambda key: digits[key]["final"])
-    difference = between_methods(digits[best], digits["replay"])
-    return (
-        f"Of the methods that keep no image, {inside(NAMES[best])} ends highest ({percent(digits[best]['final'])}): "
-        f"{against(difference)} replay, which keeps some ({percent(digits['replay']['final'])})."
-    )
-
-
-@needs("digits.precision.final", "digits.raw_pixels.precision.final")
-def features(results: Results) -> str:
-    """Say what the shared features are worth to the precision memory."""
-    with_features, raw = results["digits"]["precision"], results["digits"]["raw_pixels"]["precision"]
-    words = between_methods(with_features, raw).words("the features help", "the features hurt", NO_DIFFERENCE)
-    return f"On raw pixels, without the shared features, precision memory ends with {percent(raw['final'])}: {words}."
-
-
-@needs("digits.reverse_difference")
-def reverse(results: Results) -> str:
-    """Say whether the week in reverse leaves the same memory."""
-    largest = results["digits"]["reverse_difference"]
-    verdict = "the same precision memory, up to rounding" if largest <= SAME_MEMORY else "a different precision memory"
-    return f"The week in reverse order leaves {verdict} (largest difference {largest:.0e})."
-
-
-@needs("digits.forget_difference")
-def forget(results: Results) -> str:
-    """Say whether an image that was forgotten equals one never seen."""
-    largest = results["digits"]["forget_difference"]
-    verdict = "equals, up to rounding," if largest <= SAME_MEMORY else "does not equal"
-    return f"One image forgotten on request {verdict} that image never seen (largest difference {largest:.0e})."
+from everlearn.demo.differences import Difference, Results, between_readers, larger, present
+from everlearn.demo.phrases import NO_DIFFERENCE, ROUNDING, Sentence, change, last_bucket, needs, plural, versus
 
 
 @needs("reading.frozen", "reading.learning", "reading.buckets")
@@ -114,13 +25,23 @@ def learning(results: Results) -> str:
     )
 
 
+@needs("reading.levels.learning")
+def levels(results: Results) -> str:
+    """Say what learns, and how often."""
+    rows = results["reading"]["levels"]["learning"]
+    paces = [f"'{row['name']}' after every {row['update_period']:,} bytes" for row in rows]
+    return (
+        f"What learns is the CMS, {plural(len(rows), 'level')} of the model's weights that change: {', '.join(paces)}."
+    )
+
+
 @needs("reading.frozen", "reading.learning", "reading.control")
 def control(results: Results) -> str:
     """Say whether the saving belongs to the very file: against what another file taught."""
     reading = results["reading"]
     own = between_readers(reading, "learning", "control", -1)
     gain = between_readers(reading, "learning", "frozen", -1)
-    costs = f"With the memory of Bob's file instead of her own, Ada's costs {reading['control'][-1]:.2f}"
+    costs = f"With the memory of Bob's file instead of her own, Ada's file costs {reading['control'][-1]:.2f}"
     if own.sign == 0:
         return f"{costs}: {NO_DIFFERENCE}, so nothing here shows that a saving comes from this very file."
     costs = f"{costs}, {abs(own.mean):.2f} {own.words('less', 'more', '')}"
@@ -134,13 +55,13 @@ def control(results: Results) -> str:
 @needs("reading.learning", "reading.one_rate")
 def one_rate(results: Results) -> str:
     """Say whether several rates of change beat one."""
-    return f"Several rates against one: {versus(results['reading'], 'one_rate', 'a single level at a matched rate')}."
+    return f"Several rates against one: {versus(results['reading'], 'one_rate', 'the same levels all at one rate')}."
 
 
 @needs("reading.learning", "reading.all_weights")
 def all_weights(results: Results) -> str:
     """Say whether the CMS beats learning with every weight."""
-    other = "learning with every weight (dynamic evaluation)"
+    other = "dynamic evaluation, which learns with every weight"
     return f"The CMS against the whole model: {versus(results['reading'], 'all_weights', other)}."
 
 
@@ -164,11 +85,77 @@ def yardsticks(results: Results) -> str:
 def damage(results: Results) -> str:
     """Say what the new memory did to text that the model knew before."""
     kept = results["reading"]["kept"]
-    words = change(kept, "it does worse on what it knew", "it does better on what it knew")
+    words = change(kept, "it does worse on what it knew", "it does better on what it knew", decimals=3)
     return (
-        "Damage: with the memory of the file it has just read, held-out files of the kind that it was trained on cost "
-        f"{kept['after']:.2f} bits per byte instead of {kept['before']:.2f} {words}."
+        "Damage: with the memory of the two files it has just read, held-out files of the kind it was trained on cost "
+        f"{kept['after']:.3f} bits per byte instead of {kept['before']:.3f} {words}."
     )
+
+
+@needs("reading.frozen", "reading.learning", "reading.one_rate", "reading.kept.after", "reading.one_rate_kept.after")
+def damage_beside_gain(results: Results) -> str:
+    """Hold the damage of the CMS against that of its levels at one rate, each beside what it gains."""
+    reading = results["reading"]
+    difference = _damage(reading, "one_rate_kept", "kept")
+    size = f"{abs(difference.mean):.2f}"
+    verdict = difference.words(f"one rate does {size} more damage", f"the CMS does {size} more damage", NO_DIFFERENCE)
+    gain = {way: f"{reading['frozen'][-1] - reading[way][-1]:+.2f}" for way in ("learning", "one_rate")}
+    return (
+        f"Damage beside gain, in bits per byte: the CMS gains {gain['learning']} on the new file and costs "
+        f"{_damage(reading, 'kept').mean:+.2f} on the old text; one rate, the control, gains {gain['one_rate']} and "
+        f"costs {_damage(reading, 'one_rate_kept').mean:+.2f}: {verdict}."
+    )
+
+
+@needs("reading.levels.learning", "reading.levels.one_rate", "reading.no_restart_kept.after", "reading.kept.after")
+def restarts(results: Results) -> str:
+    """Say which level restarts with a document, and what the damage is when it does not."""
+    reading = results["reading"]
+    names = {
+        way: [f"'{level['name']}'" for level in levels if level.get("reset") == "document"]
+        for way, levels in reading["levels"].items()
+    }
+    if not names["learning"] or names["one_rate"] or not present(reading, "one_rate_kept.after"):
+        return ""
+    without = _damage(reading, "no_restart_kept", "one_rate_kept")
+    alone = "so levels that change more slowly do not prevent damage by themselves"
+    verdict = without.words(
+        f"more than one rate, {alone}",
+        "less than one rate all the same, so levels that change more slowly help too",
+        f"{NO_DIFFERENCE} compared with one rate, {alone}",
+    )
+    part = "By design"
+    if _damage(reading, "one_rate_kept", "kept").sign > 0:
+        part = "Part of that difference is by design" if without.sign < 0 else "That difference is by design"
+    return (
+        f"{part}: the level {' and '.join(names['learning'])} of the CMS restarts at the end of each document and "
+        "drops what it learned there; no level of the control does. Without that restart the CMS costs "
+        f"{_damage(reading, 'no_restart_kept').mean:+.2f}: {verdict}."
+    )
+
+
+@needs("reading.one_rate_restart_kept.after", "reading.kept.after")
+def same_restart(results: Results) -> str:
+    """Hold slow levels against one rate where both restart alike: what the pace alone does to the damage."""
+    reading = results["reading"]
+    difference = _damage(reading, "one_rate_restart_kept", "kept")
+    size = f"{abs(difference.mean):.2f}"
+    verdict = difference.words(
+        f"{size} more than the CMS, so what persists does less damage when it changes more slowly",
+        f"{size} less than the CMS, so changing more slowly does not help here",
+        f"{NO_DIFFERENCE} compared with the CMS, so its pace shows no effect here",
+    )
+    return (
+        f"With the same restart, one rate costs {_damage(reading, 'one_rate_restart_kept').mean:+.2f} on the old text: "
+        f"{verdict}."
+    )
+
+
+def _damage(reading: Results, key: str, other: str | None = None) -> Difference:
+    """Return what a memory costs on the old text, or how much more that is than with another memory."""
+    rows = [reading[name] for name in (key, other) if name]
+    costs = [row["after"] - row["before"] for row in rows]
+    return Difference(costs[0] - sum(costs[1:]), larger(*(row.get("change_sd") for row in rows)))
 
 
 @needs("reading.first_again.before", "reading.first_again.after")
@@ -199,10 +186,11 @@ def names(results: Results) -> str:
         f"learning makes it {size} less cheap than context alone does",
         f"learning makes {NO_DIFFERENCE} to what context alone does",
     )
-    count = f" ({row['count']:,} names)" if present(row, "count") else ""
+    count = f" ({row['count']:,} of them)" if present(row, "count") else ""
     return (
-        f"A name that comes again{count} goes from {now[0]:.2f} bits per byte to {now[-1]:.2f} at its fifth occurrence "
-        f"when learning, and from {frozen[0]:.2f} to {frozen[-1]:.2f} when frozen: {verdict}."
+        f"A name that is not in the training text and comes again{count} goes from {now[0]:.2f} bits per byte to "
+        f"{now[-1]:.2f} at its fifth occurrence when learning, and from {frozen[0]:.2f} to {frozen[-1]:.2f} when "
+        f"frozen: {verdict}."
     )
 
 
@@ -219,10 +207,12 @@ def restart(results: Results) -> str:
     """Say what a SIGKILL cost, and whether the rest is as if it had never happened."""
     row = results["restart"]
     verdict = "bit-identical to" if row["identical"] else "not the same as"
+    kills = row.get("kills", 1)
+    times = "" if kills == 1 else f" {'twice' if kills == 2 else f'{kills} times'}, the last time"
     return (
-        f"Killed without warning at byte {row['killed_at']:,}, the process resumed at byte {row['resumed_at']:,}: "
-        f"{plural(row['lost_tokens'], 'byte')} of an unfinished chunk had to be read again, and everything after that "
-        f"is {verdict} a run that was never stopped."
+        f"Killed without warning{times} at byte {row['killed_at']:,}, the process resumed at byte "
+        f"{row['resumed_at']:,}: {plural(row['lost_tokens'], 'byte')} of an unfinished chunk had to be read again, and "
+        f"everything after that is {verdict} a run that was never stopped."
     )
 
 
@@ -246,8 +236,19 @@ def shading(picture: Results) -> str:
     )
 
 
-WEEK: tuple[Sentence, ...] = (cms_on_digits, precision_against_joint, without_images, features, reverse, forget)
-READING: tuple[Sentence, ...] = (control, one_rate, all_weights, yardsticks, damage, first_again, names, isolation)
+READING: tuple[Sentence, ...] = (
+    control,
+    one_rate,
+    all_weights,
+    yardsticks,
+    damage,
+    damage_beside_gain,
+    restarts,
+    same_restart,
+    first_again,
+    names,
+    isolation,
+)
 RESTART: tuple[Sentence, ...] = (restart, rollback)
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from everlearn.demo.differences import Results, present
 from everlearn.demo.labels import METHODS, READERS
+from everlearn.demo.phrases import positions
 
 Line = tuple[str, str, str, str, str]
 
@@ -48,14 +49,15 @@ def _reading(results: Results) -> list[Line]:
     rows = [label for label in READERS if present(reading, label.key)]
     if not rows or not present(reading, "buckets"):
         return []
-    first, last = (f"at {start:,}-{end:,}" for start, end in (reading["buckets"][0], reading["buckets"][-1]))
-    lines: list[Line] = [("Bits per byte", first, last, "spread, last", "")]
+    first, last = (positions(*reading["buckets"][i]) for i in (0, -1))
+    lines: list[Line] = [("Bits per byte at", first, last, "spread, last", "")]
     for label in rows:
         values, spread = reading[label.key], (reading.get(f"{label.key}_sd") or [None])[-1]
         lines.append((label.name, f"{values[0]:.2f}", f"{values[-1]:.2f}", f"± {spread:.2f}" if spread else "", ""))
-    if present(reading, "kept.before") and present(reading, "kept.after"):
-        before, after = reading["kept"]["before"], reading["kept"]["after"]
-        lines.append(("Text it knew", f"before {before:.2f}", f"after {after:.2f}", f"{after - before:+.2f}", ""))
+    for key, name in (("kept", "Text it knew"), ("one_rate_kept", "the same, one rate")):
+        if present(reading, f"{key}.before") and present(reading, f"{key}.after"):
+            before, after = reading[key]["before"], reading[key]["after"]
+            lines.append((name, f"before {before:.3f}", f"after {after:.3f}", f"{after - before:+.3f}", ""))
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from everlearn.learn.chunk import token_nll
 from everlearn.memory.state import ModelState
@@ -38,15 +39,13 @@ def dynamic_evaluation(
     parts = [torch.full((len(ids), 1), torch.nan, dtype=torch.float64)]
     for start in range(0, ids.shape[1] - 1, size):
         window = ids[:, start : start + size + 1]
-        leaves = {name: weight.requires_grad_() for name, weight in weights.items()}
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         nll, state = _score(model, leaves, window, state)
         parts.append(nll.detach().double())
         if window.shape[1] == size + 1:
             grads = torch.autograd.grad(nll.mean(1).sum(), list(leaves.values()), materialize_grads=True)
             clipped = (clip_rows(grad)[0] for grad in grads)
-            weights = {
-                n: gd(w.detach(), g, None, {}, eta=eta)[0] for (n, w), g in zip(weights.items(), clipped, strict=True)
-            }
+            weights = {n: gd(w, g, None, {}, eta=eta)[0] for (n, w), g in zip(weights.items(), clipped, strict=True)}
         state = state.detach()
     return torch.cat(parts, 1), weights
 
@@ -64,4 +63,6 @@ def _score(model: Decoder, weights: Weights, window: Tensor, state: ModelState |
         logits, carried = functional_call(model, own, (row[None, :-1], carried))
         return token_nll(logits, row[None, 1:])[0], carried
 
-    return vmap(one, in_dims=(0, 0, None if state is None else 0))(weights, window, state)
+    # the fused kernels of attention have no batching rule
+    with sdpa_kernel(SDPBackend.MATH):
+        return vmap(one, in_dims=(0, 0, None if state is None else 0))(weights, window, state)

@@ -193,7 +193,7 @@ class Learner:
             scores = {
                 name: Score(
                     report.nll[i][real[i, start:stop]].cpu() / math.log(2),
-                    {level: int(steps[i]) for level, steps in report.steps.items()},
+                    {level: int(steps[i]) for level, steps in report.steps.items() if steps[i]},
                 )
                 for i, name in enumerate(users)
             }

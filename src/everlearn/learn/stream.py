@@ -151,8 +151,8 @@ class _Buffer:
     def consume(self, model: LearningModel, state: ModelState) -> ModelState:
         """Read everything but each row's last token without learning."""
         with torch.no_grad():
-            while bool((self.left > 1).any()):
-                window, real = self.window(READ_AHEAD + 1)
+            while (left := int(self.left.max())) > 1:
+                window, real = self.window(min(left, READ_AHEAD + 1))
                 logits, state = model(window[:, :-1], state, real[:, 1:])
                 self.score(token_nll(logits, window[:, 1:]), real[:, 1:])
                 self.start = self.start + real[:, 1:].sum(1)

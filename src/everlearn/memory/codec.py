@@ -157,7 +157,14 @@ def check_fits(state: ModelState, fresh: ModelState, name: str) -> None:
                     f"{name} does not fit this model: {layer}/{leaf} is {got}, the model has {tensor.dtype} "
                     f"{(rows, *tensor.shape[1:])}; load it with the model that wrote it"
                 )
-    if unknown := sorted(set(state.memory) - set(fresh.memory)):
+    unknown = sorted(set(state.memory) - set(fresh.memory)) or [
+        f"{layer}/{leaf}"
+        for layer, tensors in fresh.memory.items()
+        # what a rule keeps appears with its first step
+        for leaf in sorted(set(state.memory[layer]) - set(tensors))
+        if ".slot." not in leaf
+    ]
+    if unknown:
         raise ValueError(
             f"{name} holds a memory {unknown[0]!r} that this model lacks; load it with the model that wrote it"
         )

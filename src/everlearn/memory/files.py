@@ -12,12 +12,13 @@ from pathlib import Path
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `atomic_write` gives to files under way
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, *, private: bool = True) -> None:
     """Replace `path` by `data`: temporary file, fsync, rename, fsync of the folder.
 
     Args:
         path: the file; its folder must exist.
         data: the whole content.
+        private: only the owner may read it, as a memory asks for; False lets everyone read it.
     Raises:
         OSError: the disk is full, or the folder cannot be written; the old file is untouched.
     """
@@ -26,6 +27,8 @@ def atomic_write(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
+            if not private:
+                temporary.chmod(0o644)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

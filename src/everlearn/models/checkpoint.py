@@ -53,5 +53,5 @@ def load_model(folder: Path) -> tuple[Decoder, dict[str, Any]]:
     if fingerprint(config, tensors) != meta.get("fingerprint"):
         raise ValueError(f"{folder / WEIGHTS} and {CONFIG} are not of one model; copy both from the same run")
     model = Decoder(config)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)
     return model.eval(), meta["about"]

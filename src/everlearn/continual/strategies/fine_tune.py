@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from everlearn.continual.strategies.base import (
     Encode,
+    Loss,
     Network,
     Optimizer,
     loss_over_seen,
@@ -14,26 +15,29 @@ from everlearn.continual.strategies.base import (
 
 
 class FineTune:
-    """Step a head on each batch with the softmax over all classes seen so far.
+    """Step a head on each batch, by default with the softmax over all classes seen so far.
 
     Args:
         encode: raw records -> features, not trained.
         head: features -> logits [B, C].
         num_classes: C.
         optimizer: parameters -> optimizer, such as `functools.partial(torch.optim.SGD, lr=0.1)`.
+        loss: which classes compete; see `fine_tune_masked` for the other choice.
     """
 
     stores_images = False
 
-    def __init__(self, encode: Encode, head: nn.Module, num_classes: int, optimizer: Optimizer) -> None:
+    def __init__(
+        self, encode: Encode, head: nn.Module, num_classes: int, optimizer: Optimizer, loss: Loss = loss_over_seen
+    ) -> None:
         self.network = Network(encode, head, num_classes)
-        self.optimizer = optimizer(head.parameters())
+        self.optimizer, self.loss = optimizer(head.parameters()), loss
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """Take one step on the batch."""
         self.network.see(y)
         self.optimizer.zero_grad()
-        loss_over_seen(self.network.logits(x), y, self.network.seen).backward()
+        self.loss(self.network.logits(x), y, self.network.seen).backward()
         self.optimizer.step()
 
     def predict(self, x: Tensor) -> Tensor:
