@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from everlearn.layout import BASE, FORMAT, MARKER, USERS
 from everlearn.learn.learner import Learner
 from everlearn.learn.store_protocol import Store
 from everlearn.memory.files import atomic_write
 from everlearn.models.checkpoint import load_model, save_model
 from everlearn.models.decoder import Decoder
 from everlearn.store.folder import FolderStore
-
-# the layout of a folder that holds a learner; the command line's --state uses the same
-MARKER, BASE, USERS, FORMAT = "everlearn.json", "base", "users", 1
 
 
 def learner(model: Decoder, store: Store | Path | str | None = None) -> Learner:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn.cli.errors import UserError
 from everlearn.cli.output import Output
 from everlearn.cli.progress import progress
-from everlearn.cli.workspace import CLASSIFIER
+from everlearn.layout import CLASSIFIER
 
 if TYPE_CHECKING:
     from everlearn.continual import Classifier

@@ -79,7 +79,7 @@ class Output:
         if path.exists() and not path.is_file():
             path.write_text(text)
         else:
-            atomic_write(path.resolve(), text.encode())
+            atomic_write(path.resolve(), text.encode(), private=False)
         self.say(f"wrote {self.json}")
 
 

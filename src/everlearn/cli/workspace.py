@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.cli.errors import UserError
+from everlearn.layout import BASE, CONFIG, FORMAT, MARKER, USERS
 
 if TYPE_CHECKING:
     from everlearn.learn import Learner
 
 Kind = Literal["text", "labels"]
-MARKER, FORMAT = "everlearn.json", 1
-BASE, CONFIG, USERS, CLASSIFIER = "base", "config.json", "users", "classifier.safetensors"
 
 
 def kind_of(folder: Path) -> Kind:

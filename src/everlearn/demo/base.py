@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from everlearn.demo.corpus import Document, fingerprint, standard_library
+from everlearn.layout import CONFIG
 from everlearn.models import Decoder, load_model, save_model
-from everlearn.models.checkpoint import CONFIG
 from everlearn.models.text import encode
 from everlearn.recipes import byte_reader
 from everlearn.train import train

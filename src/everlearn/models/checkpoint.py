@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from everlearn.layout import CONFIG
 from everlearn.memory.codec import load_tensors, save_tensors
 from everlearn.memory.files import atomic_write
 from everlearn.models.config import DecoderConfig
 from everlearn.models.decoder import Decoder, fingerprint
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
 
 
 def save_model(model: Decoder, folder: Path, about: dict[str, Any] | None = None) -> None:
