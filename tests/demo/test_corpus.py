@@ -17,6 +17,7 @@ from everlearn.demo.corpus import (
     user_text,
     validation_files,
 )
+from everlearn.recipes import byte_reader
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,6 @@ def test_the_data_page_names_every_package():
 
 @pytest.mark.skipif(platform.python_version() != "3.11.7", reason="the sample depends on the Python version")
 def test_the_data_page_tells_the_sample_by_its_fingerprint():
-    for part in standard_library():
+    for part in (*standard_library(), *standard_library(byte_reader.TRAIN_BYTES, 150_000)):
         size = sum(len(document.data) for document in part)
         assert f"| {len(part)} | {size:,} | `{fingerprint(part)}` |" in DATA_PAGE.read_text()
