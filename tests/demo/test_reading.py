@@ -198,14 +198,15 @@ def test_repeated_names_by_hand():
         places = [i for i in range(1, length - 5) if text[i : i + 6] == b"wonder"]
         assert len(places) >= 5
         for n, at in enumerate(places):
-            frozen[row, at : at + 6] = torch.tensor([0.0, 12.0, 6.0, 6.0, 6.0, 6.0])  # a mean of 6
+            # a mean of 6, which falls by a half from one occurrence to the next in the second file
+            frozen[row, at : at + 6] = torch.tensor([0.0, 12.0, 6.0, 6.0, 6.0, 6.0]) - n * row / 2
             learning[row, at : at + 6] = 6.0 - n * (row + 1)
     names = repeated_names(data, length, frozen, learning)
     assert names["count"] == 2
-    assert names["frozen"] == [6.0] * 5
+    assert names["frozen"] == [6.0, 5.75, 5.5, 5.25, 5.0]
     assert names["learning"] == [6.0, 4.5, 3.0, 1.5, 0.0]
-    # from the first to the fifth: 4 bits in one file, 8 in the other
-    assert names["extra_sd"] == pytest.approx(math.sqrt(8))
+    # gained by learning, from the first to the fifth: 4 - 0 bits in one file, 8 - 2 in the other
+    assert names["extra_sd"] == pytest.approx(math.sqrt(2))
     one = Texts(KNOWN, [], data.files[:1])
     assert repeated_names(one, length, frozen[:1], learning[:1])["extra_sd"] is None
     assert repeated_names(one, 40, frozen, learning) == {"count": 0}

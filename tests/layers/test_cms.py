@@ -107,6 +107,21 @@ def test_a_step_goes_downhill_with_the_clipped_length():
         torch.testing.assert_close(moved, torch.full_like(moved, 0.01))  # eta times the bound of 1
 
 
+def test_surprise_is_the_norm_of_a_row_s_whole_gradient_and_0_where_nothing_was_due():
+    """Over all tensors of the level and before the clip; tokens are counted in whole numbers."""
+    cms = make([Level("a", 4, 0.3), Level("b", 8, 0.3)], chunk_size=4)
+    x, target = torch.randn(2, ROWS, 4, DIM, dtype=torch.double)
+    state = cms.track(LayerState(), ROWS)
+    loss = ((cms(x, state)[0] - target) ** 2).sum(-1).mean(1).sum()
+    grads = torch.autograd.grad(loss, list(cms.weights(state).values()))
+    state = cms.accumulate(state, grads, torch.tensor([4, 3, 4]))
+    assert state.memory["a.tokens"].dtype == torch.long
+    _, updates = cms.write(state)
+    assert set(updates) == {"a"}
+    expected = sum(grad.flatten(1).square().sum(1) for grad in grads[:3]).sqrt()
+    torch.testing.assert_close(updates["a"].surprise, torch.where(torch.tensor([True, False, True]), expected, 0.0))
+
+
 def test_one_level_is_a_plain_mlp_and_endless_periods_a_plain_chain():
     """[NL eq. 70, 73] special cases."""
     x = torch.randn(ROWS, 7, DIM, dtype=torch.double)

@@ -48,6 +48,7 @@ def test_the_average_by_hand():
     weights, slots = momentum(weights, four, None, slots, eta=1.0, beta=0.5)
     assert (slots["m"].tolist(), slots["mass"].tolist()) == ([2.25], [0.75])
     assert weights.tolist() == [-4.0]
+    assert momentum(torch.zeros(1), one, None, {}, eta=1.0)[1]["m"].tolist() == pytest.approx([0.1])  # beta is 0.9
 
 
 def test_a_constant_gradient_is_its_own_average():

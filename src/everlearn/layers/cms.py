@@ -93,7 +93,7 @@ class CMS(nn.Module):
             for part, weight in self._start(level.name).items():
                 rows = weight.expand(batch_size, *weight.shape)
                 memory[f"{level.name}.{part}"] = rows
-                memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows, requires_grad=False)
+                memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows)
             memory[f"{level.name}.tokens"] = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         return LayerState(memory)
 
