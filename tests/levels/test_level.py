@@ -48,6 +48,7 @@ def test_anchor_decay_is_a_share(wrong):
 def test_levels_fit_a_chunk_size_that_divides_every_period():
     levels = [Level("fast", 64), Level("mid", 256), Level("slow", "session"), Level("frozen", math.inf)]
     assert check_levels(levels, 64) == tuple(levels)
+    assert levels[0].eta == 0.3  # the step that was measured to work
     repair = r"choose a divisor \(16, 32, 64\) or set update_period=96"
     with pytest.raises(ValueError, match=rf"chunk_size 48 does not divide update_period 64 of level 'fast'; {repair}"):
         check_levels(levels, 48)
