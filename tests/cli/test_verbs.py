@@ -341,6 +341,27 @@ def test_another_stream_is_learned_beside_the_first(shell, monkeypatch):
     assert "learned twice" in shell("learn", shell.folder / "a.jsonl", "--state", shell.folder / "s")
 
 
+def test_a_file_that_has_grown_goes_on_with_its_new_lines(shell):
+    """Learned in two goes or in one, the knowledge is the same, and neither file is learned again."""
+    grown, whole = shell.folder / "grown", shell.folder / "whole"
+    write_records(shell.folder / "r.jsonl", RECORDS[:7])
+    shell("learn", shell.folder / "r.jsonl", "--state", grown)
+    write_records(shell.folder / "old.jsonl", RECORDS[:7])
+    write_records(shell.folder / "r.jsonl", RECORDS)
+    assert "resumed at record 8 of 12" in shell("learn", shell.folder / "r.jsonl", "--state", grown)
+    shell("learn", shell.folder / "r.jsonl", "--state", whole)
+    one, two = (labels.open_classifier(folder, make=False)[0] for folder in (grown, whole))
+    assert one.counts == two.counts == {"fruit": 6, 7: 6}
+    assert digest(one.memory.to_tensors()[0]) == digest(two.memory.to_tensors()[0])
+    for name in ("old.jsonl", "r.jsonl"):
+        assert "learned twice" in shell("learn", shell.folder / name, "--state", grown)
+
+
+def test_a_state_inside_the_folder_that_is_read_is_refused(shell):
+    said = shell("learn", shell.folder / "texts", "--state", shell.folder / "texts" / "memory", code=2)
+    assert "lies inside" in said and not (shell.folder / "texts" / "memory").exists()
+
+
 def test_eval_and_predict_answer_with_what_was_learned(shell, monkeypatch):
     """Of four records three are known: micro 3/4; labels fruit 2/2, 7 1/1 and moon 0/1: macro 2/3."""
     write_records(shell.folder / "r.jsonl", RECORDS)

@@ -97,14 +97,14 @@ def _shown(value: Any) -> str:
 
 
 def learn_labels(records: Sequence[Record], folder: Path, out: Output) -> dict[str, Any]:
-    """Answer each record, then learn it; go on where an earlier run of the same stream stopped.
+    """Answer each record, then learn it; go on where an earlier run of the same stream, or of its beginning, stopped.
 
-    The classifier and how far the stream has come are one file, written after every batch, so that no record is
-    learned twice and none is lost but those of the batch in flight.
+    The classifier and how far each stream has come are one file, written after every batch, so that no record is
+    learned twice and none is lost but those of the batch in flight. A file that has grown is the same stream.
     """
     classifier, notes = open_classifier(folder, make=True)
-    stream = hashlib.sha256(json.dumps(records).encode()).hexdigest()
-    answers: list[int] = notes.get("streams", {}).get(stream, [])
+    finished, begun = notes.get("streams", {}), notes.get("begun", {})
+    known, answers = _longest_beginning(records, finished | begun)
     if len(answers) == len(records):
         out.say("this stream was learned before; nothing is learned twice")
     elif answers:
@@ -117,10 +117,26 @@ def learn_labels(records: Sequence[Record], folder: Path, out: Output) -> dict[s
             guesses = classifier.predict(texts) if classifier.labels else [None] * len(batch)
             answers = answers + [int(guess == label) for guess, label in zip(guesses, labels, strict=True)]
             classifier.learn(texts, labels)
-            notes = {"streams": notes.get("streams", {}) | {stream: answers}}
-            classifier.save(folder / CLASSIFIER, notes)
+            begun = {key: given for key, given in begun.items() if key != known}
+            known = _stream_key(records[: len(answers)])
+            if len(answers) == len(records):
+                finished = finished | {known: answers}
+            else:
+                begun = begun | {known: answers}
+            classifier.save(folder / CLASSIFIER, {"streams": finished, "begun": begun})
             advance(len(batch), f"{len(classifier.labels)} labels")
     return summarise(records, answers, classifier, out)
+
+
+def _longest_beginning(records: Sequence[Record], streams: dict[str, list[int]]) -> tuple[str, list[int]]:
+    """Find the longest known stream that these records begin with; return its key and its answers, or "" and none."""
+    matching = [(key, given) for key, given in streams.items() if _stream_key(records[: len(given)]) == key]
+    return max(matching, key=lambda found: len(found[1]), default=("", []))
+
+
+def _stream_key(records: Sequence[Record]) -> str:
+    """Return the hash that names a stream."""
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
 
 def summarise(records: Sequence[Record], answers: Sequence[int], classifier: Classifier, out: Output) -> dict[str, Any]:

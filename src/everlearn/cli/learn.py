@@ -80,9 +80,12 @@ def _learn_labels(options: Options, out: Output) -> dict[str, Any]:
 def _learn_text(options: Options, out: Output) -> dict[str, Any]:
     """Read every document of a folder once; measure the gain, and the damage to what the model knew."""
     from everlearn.cli import workspace
+    from everlearn.cli.errors import UserError
     from everlearn.cli.reading import read_documents, show, totals
     from everlearn.demo.corpus import user_text
 
+    if options.path.is_dir() and options.path.resolve() in options.state.resolve().parents:
+        raise UserError(f"--state {options.state} lies inside {options.path}, which is read; choose a folder elsewhere")
     text = user_text([options.path], smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
