@@ -15,6 +15,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "attention": lambda: Attention(DIM, HEADS),
     "windowed_attention": lambda: Attention(DIM, HEADS, window=5),
     "delta_memory": lambda: DeltaMemory(DIM, HEADS, block_size=8),
+    "gated_delta_memory": lambda: DeltaMemory(DIM, HEADS, block_size=8, gated=True),
     "delta_memory_without_conv": lambda: DeltaMemory(DIM, HEADS, conv_width=1, block_size=8),
 }
 

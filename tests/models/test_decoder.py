@@ -123,6 +123,14 @@ def test_a_fresh_state_reads_like_none(name):
     same(model(ids, model.initial_state(2))[0], model(ids)[0])
 
 
+def test_hope_attention_is_the_transformer_with_a_memory_for_its_mlp():
+    """[NL eq. 94-97]: the paper's Hope-Attention; without levels it is transformer++ itself."""
+    config = preset("hope_attention")
+    assert (config.mixer, [level.update_period for level in config.levels]) == ("attention", [64, 256, 1024])
+    assert preset("hope_attention", levels=()) == preset("transformer++")
+    assert preset("transformer++", levels=config.levels) == config
+
+
 def test_endless_periods_make_a_plain_chain_and_keep_nothing():
     model = make("delta_net", [Level("a", math.inf), Level("b", math.inf)])
     assert all("mlp" not in layer for layer in model.initial_state(1).memory)

@@ -23,7 +23,10 @@ class DeltaMemory(nn.Module):
     the key is alpha - eta, in (-1, alpha): never unstable, and negative where the layer has to flip a sign, which is
     what parity needs. It differs from gated DeltaNet, alpha (I - eta k k^T), which cannot flip with eta <= 1. Queries,
     keys and values pass a short causal convolution and SiLU; queries and keys then get unit norm; the read gets an
-    RMSNorm per head. There is no output gate.
+    RMSNorm per head.
+
+    With `gated` it is gated DeltaNet (Yang et al., 2024), the published baseline: alpha also scales what the key held,
+    eta = sigmoid(.), and SiLU of a projection of x gates the read.
 
     Args:
         dim: size of the input and of the output; a multiple of num_heads.
@@ -34,12 +37,20 @@ class DeltaMemory(nn.Module):
         block_size: tokens per block of the op; changes the time and nothing else.
         alpha_bias: start of the retention gate's logit. What must be remembered has to survive the training length
             before the gate can learn to close: half of it is left after 38 tokens at 4, 100 at 5, 760 at 7.
+        gated: False for the rule above, True for gated DeltaNet, which cannot flip a sign.
     Raises:
         ValueError: dim that does not divide, or a conv_width below 1.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, *, conv_width: int = 4, block_size: int = 16, alpha_bias: float = 5.0
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        conv_width: int = 4,
+        block_size: int = 16,
+        alpha_bias: float = 5.0,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
@@ -47,12 +58,13 @@ class DeltaMemory(nn.Module):
         if conv_width < 1:
             raise ValueError(f"conv_width {conv_width} is below 1; 1 means no convolution, 4 is the default")
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
-        self.conv_width, self.block_size = conv_width, block_size
+        self.conv_width, self.block_size, self.gated = conv_width, block_size, gated
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.conv = nn.Parameter(torch.empty(conv_width, 3 * dim).uniform_(-1, 1) / math.sqrt(conv_width))
         self.gates = nn.Linear(dim, 2 * num_heads)  # logits of eta, then of alpha
         self.norm = nn.RMSNorm(self.head_dim, eps=1e-5)
         self.out = nn.Linear(dim, dim, bias=False)
+        self.read_gate = nn.Linear(dim, dim, bias=False) if gated else None
         with torch.no_grad():
             self.conv[-1] += 1  # each token starts mostly as itself
             self.gates.weight.mul_(0.1)
@@ -102,8 +114,20 @@ class DeltaMemory(nn.Module):
         eta, log_alpha = self._gates(x)
         if mask is not None:
             eta, log_alpha = eta.masked_fill(~mask.unsqueeze(-1), 0), log_alpha.masked_fill(~mask.unsqueeze(-1), 0)
-        y, memory = delta_rule(unit(q), unit(k), v, eta, log_alpha, state.memory.get("S"), block_size=self.block_size)
-        return self.out(self.norm(y).flatten(2)), LayerState({"S": memory}, {"conv": tail})
+        y, memory = delta_rule(
+            unit(q),
+            unit(k),
+            v,
+            eta,
+            log_alpha,
+            state.memory.get("S"),
+            decay_first=self.gated,
+            block_size=self.block_size,
+        )
+        read = self.norm(y).flatten(2)
+        if self.read_gate is not None:
+            read = read * F.silu(self.read_gate(x))
+        return self.out(read), LayerState({"S": memory}, {"conv": tail})
 
     def _convolve(self, inputs: Tensor, context: Tensors, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mix each channel over conv_width tokens and apply SiLU; return that and the row's last inputs."""
@@ -122,13 +146,17 @@ class DeltaMemory(nn.Module):
         return F.silu(mixed), inputs.take_along_dim(index, 1)
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return eta in (0, 1 + alpha) and log alpha < 0, each [B, T, H]; float32 keeps alpha's distance from 1."""
+        """Return eta and log alpha < 0, each [B, T, H]; float32 keeps alpha's distance from 1.
+
+        eta lies in (0, 1 + alpha), or in (0, 1) when gated.
+        """
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.to(dtype), self.gates.weight.to(dtype), self.gates.bias.to(dtype))
         eta, alpha = logits.chunk(2, -1)
         log_alpha = F.logsigmoid(alpha)
-        return (1 + log_alpha.exp()) * torch.sigmoid(eta), log_alpha
+        limit = 1 if self.gated else 1 + log_alpha.exp()
+        return limit * torch.sigmoid(eta), log_alpha
 
 
 def unit(x: Tensor) -> Tensor:

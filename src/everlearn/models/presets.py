@@ -14,24 +14,32 @@ Mixer = Attention | DeltaMemory
 MIXERS: dict[str, Callable[[DecoderConfig], Mixer]] = {
     "attention": lambda c: Attention(c.dim, c.num_heads, window=c.window),
     "delta_net": lambda c: DeltaMemory(c.dim, c.num_heads),
+    "gated_delta_net": lambda c: DeltaMemory(c.dim, c.num_heads, gated=True),
 }
 
-PRESETS = {
+# fast forgets at the end of each document; mid and slow persist, and move a fourth and a sixteenth as often
+HOPE_LEVELS = (Level("fast", 64, reset="document"), Level("mid", 256), Level("slow", 1024))
+
+PRESETS: dict[str, dict[str, Any]] = {
     "transformer++": {"mixer": "attention"},
     "delta_net": {"mixer": "delta_net"},
+    "gated_delta_net": {"mixer": "gated_delta_net"},
+    "hope_attention": {"mixer": "attention", "levels": HOPE_LEVELS},
 }
 
 
-def preset(name: str, *, levels: Sequence[Level] = (), **changes: Any) -> DecoderConfig:
-    """Return the config of a published architecture, with a plain MLP or with levels.
+def preset(name: str, *, levels: Sequence[Level] | None = None, **changes: Any) -> DecoderConfig:
+    """Return the config of a published architecture, with a plain MLP or with levels.  [NL eq. 94-97]
 
     Args:
-        name: "transformer++" (RMSNorm, RoPE, SwiGLU) or "delta_net".
-        levels: levels of a Continuum Memory System; none means a plain MLP.
+        name: "transformer++" (RMSNorm, RoPE, SwiGLU), "delta_net" or "gated_delta_net", with a plain MLP unless levels
+            are given; "hope_attention", which is transformer++ with a Continuum Memory System for its MLP.
+        levels: levels of a Continuum Memory System; () means a plain MLP, None what the preset has.
         changes: any other field of `DecoderConfig`.
     Raises:
         ValueError: a name that is not in the table.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    return DecoderConfig(**{**PRESETS[name], "levels": tuple(levels), **changes})
+    own = {} if levels is None else {"levels": tuple(levels)}
+    return DecoderConfig(**{**PRESETS[name], **own, **changes})

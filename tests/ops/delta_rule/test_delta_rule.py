@@ -1,5 +1,7 @@
 """The blocked delta rule against the literal one, and both against cases worked out by hand.  [NL eq. 64-65, 92]"""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from everlearn.ops.delta_rule import chunk, naive
 
 TOLERANCE = 1e-10  # float64: at most 100 tokens, each a few roundings of 1e-16
 NAMES = ("q", "k", "v", "eta", "log_alpha", "state")
+DECAY = pytest.mark.parametrize("decay_first", [False, True], ids=["delta", "decay_first"])
 BOTH = pytest.mark.parametrize("op", [naive.delta_rule, chunk.delta_rule], ids=["naive", "chunk"])
 
 
@@ -44,10 +47,12 @@ def value_and_grad(op, args, **options):
 @pytest.mark.parametrize("after", [True, False], ids=["read_after", "read_before"])
 @pytest.mark.parametrize("gates", ["mixed", "open", "closed"])
 @pytest.mark.parametrize("state", [True, False], ids=["state", "fresh"])
-def test_blocks_equal_the_recurrence_values_and_gradients(length, after, gates, state):
+@DECAY
+def test_blocks_equal_the_recurrence_values_and_gradients(length, after, gates, state, decay_first):
     args = draw(length=length, gates=gates, state=state)
-    want = value_and_grad(naive.delta_rule, args, read_after_write=after)
-    got = value_and_grad(chunk.delta_rule, args, read_after_write=after)
+    options = {"read_after_write": after, "decay_first": decay_first}
+    want = value_and_grad(naive.delta_rule, args, **options)
+    got = value_and_grad(chunk.delta_rule, args, **options)
     for a, b in zip(got[:2], want[:2], strict=True):
         assert torch.allclose(a, b, rtol=0, atol=TOLERANCE)
     for name in args:
@@ -55,10 +60,11 @@ def test_blocks_equal_the_recurrence_values_and_gradients(length, after, gates, 
 
 
 @pytest.mark.parametrize("block_size", [*range(1, 65, 7), 2, 3, 16, 63, 64, 1000])
-def test_block_size_changes_no_result(block_size):
+@DECAY
+def test_block_size_changes_no_result(block_size, decay_first):
     args = draw(length=64)
-    want = value_and_grad(naive.delta_rule, args)
-    got = value_and_grad(chunk.delta_rule, args, block_size=block_size)
+    want = value_and_grad(naive.delta_rule, args, decay_first=decay_first)
+    got = value_and_grad(chunk.delta_rule, args, block_size=block_size, decay_first=decay_first)
     for a, b in zip([*got[:2], *got[2].values()], [*want[:2], *want[2].values()], strict=True):
         assert torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
@@ -70,14 +76,16 @@ def test_second_derivatives_are_exact():
 
 
 @pytest.mark.parametrize("cut", range(24))
-def test_reading_in_two_calls_equals_one(cut):
+@DECAY
+def test_reading_in_two_calls_equals_one(cut, decay_first):
     args = draw(length=23)
     state = args.pop("state")
-    y, last = chunk.delta_rule(**args, state=state, block_size=8)
+    op = partial(chunk.delta_rule, block_size=8, decay_first=decay_first)
+    y, last = op(**args, state=state)
     first = {name: x[:, :cut] for name, x in args.items()}
     second = {name: x[:, cut:] for name, x in args.items()}
-    y_first, middle = chunk.delta_rule(**first, state=state, block_size=8)
-    y_second, end = chunk.delta_rule(**second, state=middle, block_size=8)
+    y_first, middle = op(**first, state=state)
+    y_second, end = op(**second, state=middle)
     assert torch.allclose(torch.cat([y_first, y_second], 1), y, rtol=0, atol=TOLERANCE)
     assert torch.allclose(end, last, rtol=0, atol=TOLERANCE)
 
@@ -217,14 +225,13 @@ def test_a_wrong_shape_is_named():
         chunk.delta_rule(**(args | {"k": args["k"][0]}))
 
 
-def test_open_gates_equal_the_delta_rule_of_transformers():
+def test_decay_first_equals_the_gated_delta_rule_of_transformers():
     module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
     args = draw(length=37, dim=8, dim_v=8)
-    args["log_alpha"].zero_()
     state = args.pop("state").float()
     floats = {name: x.float() for name, x in args.items()}
-    y, last = chunk.delta_rule(**floats, state=state)
-    # their rule is alpha (I - eta k k^T), the same one when alpha = 1; they scale q by D^-1/2 and store S^T
+    y, last = chunk.delta_rule(**floats, state=state, decay_first=True)
+    # they scale q by D^-1/2 and store S^T
     want, want_last = module.torch_recurrent_gated_delta_rule(
         floats["q"] * 8**0.5,
         floats["k"],
@@ -236,6 +243,18 @@ def test_open_gates_equal_the_delta_rule_of_transformers():
     )
     assert torch.allclose(y, want, rtol=1e-5, atol=1e-5)
     assert torch.allclose(last, want_last.mT, rtol=1e-5, atol=1e-5)
+
+
+@BOTH
+def test_decay_first_by_hand(op):
+    """alpha 1/2, eta 1, k = (1, 0): what the key held is overwritten, what stands beside it is halved."""
+    state = torch.tensor([[4.0, 6.0]], dtype=torch.float64).reshape(1, 1, 1, 2)
+    k = torch.tensor([1.0, 0.0], dtype=torch.float64).reshape(1, 1, 1, 2)
+    v, eta = (torch.ones(1, 1, 1, *size, dtype=torch.float64) for size in ((1,), ()))
+    log_alpha = torch.tensor(0.5, dtype=torch.float64).log().reshape(1, 1, 1)
+    first, plain = (op(k, k, v, eta, log_alpha, state, decay_first=way)[1].flatten() for way in (True, False))
+    assert torch.allclose(first, torch.tensor([1.0, 3.0], dtype=torch.float64), atol=1e-15)
+    assert torch.allclose(plain, torch.tensor([-1.0, 3.0], dtype=torch.float64), atol=1e-15)  # 1/2 * 4 - 4 + 1
 
 
 def test_the_gate_multiplies_the_identity_alone():
