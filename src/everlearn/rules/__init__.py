@@ -2,7 +2,17 @@
 
 from everlearn.rules.clip import clip_rows
 from everlearn.rules.gd import gd
+from everlearn.rules.least_squares import least_squares
 from everlearn.rules.momentum import momentum
+from everlearn.rules.preconditioned import preconditioned
 from everlearn.rules.types import Rule, Slots
 
-__all__ = ["Rule", "Slots", "clip_rows", "gd", "momentum"]
+__all__ = [
+    "Rule",
+    "Slots",
+    "clip_rows",
+    "gd",
+    "least_squares",
+    "momentum",
+    "preconditioned",
+]
