@@ -1,5 +1,6 @@
 """How one step changes weights: pure functions, one file per rule."""
 
+from everlearn.rules.adam import adam
 from everlearn.rules.clip import clip_rows
 from everlearn.rules.gd import gd
 from everlearn.rules.least_squares import least_squares
@@ -10,6 +11,7 @@ from everlearn.rules.types import Rule, Slots
 __all__ = [
     "Rule",
     "Slots",
+    "adam",
     "clip_rows",
     "gd",
     "least_squares",
