@@ -2,6 +2,7 @@
 
 from everlearn.rules.adam import adam
 from everlearn.rules.clip import clip_rows
+from everlearn.rules.delta_momentum import delta_momentum, delta_momentum_matrix, delta_momentum_printed
 from everlearn.rules.gd import gd
 from everlearn.rules.least_squares import least_squares
 from everlearn.rules.momentum import momentum
@@ -13,6 +14,9 @@ __all__ = [
     "Slots",
     "adam",
     "clip_rows",
+    "delta_momentum",
+    "delta_momentum_matrix",
+    "delta_momentum_printed",
     "gd",
     "least_squares",
     "momentum",
