@@ -6,6 +6,7 @@ from everlearn.rules.delta_momentum import delta_momentum, delta_momentum_matrix
 from everlearn.rules.gd import gd
 from everlearn.rules.least_squares import least_squares
 from everlearn.rules.momentum import momentum
+from everlearn.rules.newton_schulz import newton_schulz, orthogonalize
 from everlearn.rules.preconditioned import preconditioned
 from everlearn.rules.types import Rule, Slots
 
@@ -20,5 +21,7 @@ __all__ = [
     "gd",
     "least_squares",
     "momentum",
+    "newton_schulz",
+    "orthogonalize",
     "preconditioned",
 ]
