@@ -24,9 +24,7 @@ class Tasks:
     targets: Tensor
 
 
-def tasks_at_angle(
-    angle: float, draws: int, *, count: int = 8, dim: int = 16, out: int = 8, seed: int = 0
-) -> Tasks:
+def tasks_at_angle(angle: float, draws: int, *, count: int = 8, dim: int = 16, out: int = 8, seed: int = 0) -> Tasks:
     """Draw tasks that overlap by a given angle; one linear map solves all of them as long as the angle is not 0.
 
     Args:
