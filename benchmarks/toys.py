@@ -91,7 +91,7 @@ def capacity() -> Row:
     for row, build in memories().items():
         rows[row] = {}
         for name, pairs in test.items():
-            eta = max(ETAS, key=lambda e: _area(build(e), tuning[name]))  # noqa: B023
+            eta = max(ETAS, key=lambda e: _area(build(e), tuning[name]))
             curve = recall_curve(build(eta), pairs, COUNTS)
             rows[row][name] = {
                 "eta": eta,
@@ -156,7 +156,7 @@ def overlap(steps: int = 100) -> Row:
             grid = (1.0,) if name == EXACT else GRID
             tried = {eta: sum(float(x.mean()) for x in learn_in_turn(rule, tuning, eta, steps)) for eta in grid}
             # a step size that diverges gives infinity or no number at all
-            eta = min(grid, key=lambda e: tried[e] if tried[e] == tried[e] else float("inf"))  # noqa: B023
+            eta = min(grid, key=lambda e: tried[e] if tried[e] == tried[e] else float("inf"))
             newest, old = learn_in_turn(rule, tasks_at_angle(angle, DRAWS, seed=TEST_SEED), eta, steps)
             rows[name][str(angle)] = {
                 "eta": eta,
