@@ -17,9 +17,9 @@ def capacity(row: Row, stamp: str) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     largest = max(sd for kinds in row["rows"].values() for kind in kinds.values() for sd in kind["sd"])
     facts = (
-        f"Percent of the pairs so far that come back, each written once into dimension {row['dim']}; means of "
-        f"{row['draws']} draws, standard deviation of a draw at most {100 * largest:.0f} points; chance is 100 / pairs. "
-        f"Alike: any two keys have cosine 0.5. {stamp}"
+        f"Percent of the pairs so far that come back, each written once into dimension {row['dim']}; means "
+        f"of {row['draws']} draws, standard deviation of a draw at most {100 * largest:.0f} points; chance is "
+        f"100 / pairs. Alike: any two keys have cosine 0.5. {stamp}"
     )
     return "\n".join([*lines, "", facts])
 
@@ -50,8 +50,8 @@ def overlap(row: Row, stamp: str) -> str:
     largest = max(by[a][f"{end}_sd"] for by in row["rows"].values() for a in angles for end in ("newest", "old"))
     facts = (
         f"Newest / old (step size): the share of |y|^2 that is missing of a task when its training ends, and of the "
-        f"earlier seven at the very end; 1 knows nothing. {row['steps']} steps per task, means of {row['draws']} draws, "
-        f"standard deviation of a draw at most {largest:.2f}. {len(row['grid'])} step sizes tried per rule and angle on "
-        f"other draws. {stamp}"
+        f"earlier seven at the very end; 1 knows nothing. {row['steps']} steps per task, means of {row['draws']} "
+        f"draws, standard deviation of a draw at most {largest:.2f}. {len(row['grid'])} step sizes tried per rule and "
+        f"angle on other draws. {stamp}"
     )
     return "\n".join([*lines, "", facts])
