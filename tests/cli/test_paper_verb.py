@@ -39,20 +39,23 @@ def test_an_equation_is_a_title_and_lines_that_an_editor_opens(capsys, monkeypat
     assert places[-1].startswith("tests/")
 
 
-def test_from_another_folder_the_paths_are_whole(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("folder", ["docs", "tests/paper"])
+def test_from_another_folder_the_paths_are_whole(capsys, monkeypatch, folder):
+    monkeypatch.chdir(ROOT / folder)
     assert shown(capsys, "NL", "eq.", "1")[1].startswith(f"{ROOT / 'src/everlearn/rules/gd.py'}:")
 
 
 def test_what_has_no_code_yet_is_to_come():
     wanted = ["NL eq. 1", "NL eq. 113", "NL eq. 114", "NL eq. 115", "NL alg. 1"]
-    code = [Tag("NL eq. 1", Path("/gd.py"), 11, "gd")]
+    code = [Tag("NL eq. 1", Path("/gd.py"), 11, "gd"), Tag("NL alg. 1", Path("/m3.py"), 9, "m3")]
     assert paper.lines(merge(look_up(wanted, code, []))) == [
         "NL eq. 1: gradient descent",
         "/gd.py:11 gd",
         "",
         "NL eq. 113-115 to come: delta gradient descent (DGD), derived",
-        "NL alg. 1 to come: M3: an optimizer with a fast and a slow momentum, both orthogonalised",
+        "",
+        "NL alg. 1: M3: an optimizer with a fast and a slow momentum, both orthogonalised",
+        "/m3.py:9 m3",
     ]
 
 

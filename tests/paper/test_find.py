@@ -28,6 +28,8 @@ from everlearn.paper.find import join
         ("def. 2, eq. 71", ["NL eq. 71", "NL def. 2"]),
         ("def", ["NL def. 2", "NL def. 3", "NL def. 4"]),
         ("sec 7.3", ["NL sec. 7.3"]),
+        # another paper begins with its equations again
+        ("alg 1, Titans 13", ["NL alg. 1", "Titans eq. 13"]),
         ("Titans 13", ["Titans eq. 13"]),
         ("titans eq. 13-14, NL 71", ["NL eq. 71", "Titans eq. 13", "Titans eq. 14"]),
         ("Titans", [f"Titans eq. {number}" for number in range(8, 32)]),
@@ -84,6 +86,9 @@ def test_neighbours_are_merged_where_name_and_places_are_the_same():
     # the same places do not make one equation of two with different names
     other = ["NL eq. 64", "NL eq. 65"]
     assert [one.title for one in merge(look_up(other, [tag(label) for label in other], []))] == other
+    # nor the same name one of two papers
+    two = [Found(("NL eq. 1",), "a step", (), ()), Found(("Titans eq. 8",), "a step", (), ())]
+    assert merge(two) == two
 
 
 def test_labels_of_a_paper_are_joined_as_a_tag_writes_them():
