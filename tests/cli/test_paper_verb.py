@@ -1,10 +1,10 @@
 """What `everlearn paper` prints, against the files themselves."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -109,15 +109,16 @@ def test_the_tests_are_those_beside_the_package(tmp_path):
 
 @pytest.mark.parametrize("words", [["71"], []])
 def test_the_answer_is_fast_and_loads_no_library(words):
-    """Under 0.5 s of wall time from the shell, the best of three because other work shares the machine."""
+    """Under 0.4 s of a core's time, the best of three; the wall clock also counts what else the machine does."""
     code = (
         f"import sys; from everlearn.cli.main import main; main(['paper', *{words!r}]); "
         "sys.exit(', '.join({'torch', 'numpy', 'rich'} & set(sys.modules)) or 0)"
     )
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        times.append(time.perf_counter() - begin)
+        end = os.times()
+        times.append(end.children_user + end.children_system - begin.children_user - begin.children_system)
         assert done.returncode == 0, f"loaded: {done.stderr}"
-    assert min(times) < 0.5
+    assert min(times) < 0.4
