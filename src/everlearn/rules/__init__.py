@@ -4,6 +4,7 @@ from everlearn.rules.adam import adam
 from everlearn.rules.clip import clip_rows
 from everlearn.rules.deep_momentum import deep_momentum
 from everlearn.rules.delta_momentum import delta_momentum, delta_momentum_matrix, delta_momentum_printed
+from everlearn.rules.dgd import dgd
 from everlearn.rules.gd import gd
 from everlearn.rules.least_squares import least_squares
 from everlearn.rules.m3 import m3
@@ -21,6 +22,7 @@ __all__ = [
     "delta_momentum",
     "delta_momentum_matrix",
     "delta_momentum_printed",
+    "dgd",
     "gd",
     "least_squares",
     "m3",
