@@ -10,6 +10,7 @@ from everlearn.rules.least_squares import least_squares
 from everlearn.rules.m3 import m3
 from everlearn.rules.momentum import momentum
 from everlearn.rules.newton_schulz import newton_schulz, orthogonalize
+from everlearn.rules.oja import oja
 from everlearn.rules.preconditioned import preconditioned
 from everlearn.rules.types import Rule, Slots
 
@@ -28,6 +29,7 @@ __all__ = [
     "m3",
     "momentum",
     "newton_schulz",
+    "oja",
     "orthogonalize",
     "preconditioned",
 ]
