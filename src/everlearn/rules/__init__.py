@@ -11,6 +11,7 @@ from everlearn.rules.m3 import m3
 from everlearn.rules.momentum import momentum
 from everlearn.rules.newton_schulz import newton_schulz, orthogonalize
 from everlearn.rules.oja import oja
+from everlearn.rules.omega import omega
 from everlearn.rules.preconditioned import preconditioned
 from everlearn.rules.types import Rule, Slots
 
@@ -30,6 +31,7 @@ __all__ = [
     "momentum",
     "newton_schulz",
     "oja",
+    "omega",
     "orthogonalize",
     "preconditioned",
 ]
