@@ -12,6 +12,7 @@ from everlearn.rules.momentum import momentum
 from everlearn.rules.newton_schulz import newton_schulz, orthogonalize
 from everlearn.rules.oja import oja
 from everlearn.rules.omega import omega
+from everlearn.rules.owm import owm
 from everlearn.rules.preconditioned import preconditioned
 from everlearn.rules.types import Rule, Slots
 
@@ -33,5 +34,6 @@ __all__ = [
     "oja",
     "omega",
     "orthogonalize",
+    "owm",
     "preconditioned",
 ]
