@@ -2,6 +2,7 @@
 
 from everlearn.rules.adam import adam
 from everlearn.rules.clip import clip_rows
+from everlearn.rules.deep_momentum import deep_momentum
 from everlearn.rules.delta_momentum import delta_momentum, delta_momentum_matrix, delta_momentum_printed
 from everlearn.rules.gd import gd
 from everlearn.rules.least_squares import least_squares
@@ -16,6 +17,7 @@ __all__ = [
     "Slots",
     "adam",
     "clip_rows",
+    "deep_momentum",
     "delta_momentum",
     "delta_momentum_matrix",
     "delta_momentum_printed",
