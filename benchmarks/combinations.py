@@ -2,7 +2,8 @@
 
 Rows of a memory never mix, so all objectives and retentions of one architecture and rule run side by side in one batch.
 Each batch is kept in `results/rows/combinations/` as soon as it is measured, so an interrupted run goes on where it
-stopped; delete a file to measure it again. `--workers 2` runs two at a time.
+stopped; delete a file to measure it again. `--workers 2` runs two at a time. At its end it writes
+docs/guide/combinations.md; `--page` writes only the part that needs no measurement.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from everlearn.memory import (
 from everlearn.memory.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "guide" / "combinations.md"
 FOLDER = ROOT / "results" / "rows" / "combinations"
 ROWS = 4  # per combination; see `stream`
 Row = dict[str, Any]
@@ -211,19 +213,92 @@ def kept(batch: list[Combination]) -> list[Row]:
     return found
 
 
+def tables() -> str:
+    """Say of every combination whether it works, and if not why, from `refusal` alone."""
+    reasons: dict[str, int] = {}
+    lines = []
+    for architecture in ARCHITECTURES:
+        cells: dict[tuple[str, str], dict[str, list[str]]] = {}
+        for objective, retention in itertools.product(OBJECTIVES, RETENTIONS):
+            works, fails = [], {}
+            for rule in RULES:
+                reason = Combination(architecture, objective, retention, rule).refusal()
+                if reason is None:
+                    works.append(rule)
+                else:
+                    fails.setdefault(reasons.setdefault(reason, len(reasons) + 1), []).append(rule)
+            why = "; ".join(f"({number}) {names(rules)}" for number, rules in sorted(fails.items()))
+            cells.setdefault((names(works), why), {}).setdefault(objective, []).append(retention)
+        head = ["| objective | retention | works with | not with |", "|---|---|---|---|"]
+        lines += [f"## {architecture[0].upper()}{architecture[1:]}", "", *head]
+        for (works, why), where in cells.items():
+            # objectives that allow the same retentions share a line
+            for held in dict.fromkeys(map(tuple, where.values())):
+                same = [objective for objective, own in where.items() if tuple(own) == held]
+                lines.append(f"| {', '.join(same)} | {', '.join(held)} | {works} | {why} |")
+        lines.append("")
+    lines += ["## Why not", "", *(f"{number}. {reason}" for reason, number in reasons.items())]
+    return "\n".join(lines)
+
+
+def names(rules_: list[str]) -> str:
+    """Write a list of rules, all of them but the exact fit as "every rule"."""
+    if len(rules_) >= len(RULES) - 1 and set(RULES) - set(rules_) <= {"exact"}:
+        return ", ".join(["every rule", *(rule for rule in rules_ if rule == "exact")])
+    return ", ".join(f"`{rule}`" if rule != "exact" else rule for rule in rules_) or "nothing"
+
+
+def measurements(rows: list[Row]) -> str:
+    """Write the largest answers after all writes, and the rule that gave each."""
+    shown = [name for name in ARCHITECTURES if name != "non-parametric"]
+    lines = [f"| objective | retention | {' | '.join(shown)} |", "|---" * (2 + len(shown)) + "|"]
+    for objective, retention in itertools.product(OBJECTIVES, RETENTIONS):
+        cells = []
+        for architecture in shown:
+            ends = [
+                (max(answers[-1] for answers in row["answers"]), row["combination"]["rule"])
+                for row in rows
+                if (row["combination"]["architecture"], row["combination"]["objective"]) == (architecture, objective)
+                and row["combination"]["retention"] == retention
+            ]
+            cells.append(f"{max(ends)[0]:.2g} ({max(ends)[1]})")
+        lines.append(f"| {objective} | {retention} | {' | '.join(cells)} |")
+    finite = sum(all(row["finite"]) for row in rows)
+    return "\n".join([f"{finite} of {len(rows)} allowed combinations stay finite.", "", *lines])
+
+
+def fill(page: str, name: str, content: str) -> str:
+    """Put content between the two marks of a page."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
-    """Measure what is missing."""
+    """Measure what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1, help="how many batches to measure at a time")
+    parser.add_argument("--page", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    everything = batches()
-    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+    page = fill(PAGE.read_text(encoding="utf-8"), "tables", tables())
+    if not options.page:
+        page = fill(page, "measured", measurements(measure_all(options.workers)))
+    atomic_write(PAGE, page.encode(), private=False)
+    print(f"wrote {PAGE}")
+
+
+def measure_all(workers: int) -> list[Row]:
+    """Return the rows of every combination that is allowed, and say how each ended."""
+    everything, found = batches(), []
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for count, rows in enumerate(pool.imap(kept, everything), 1):
             print(f"{count}/{len(everything)}", flush=True)
             for row in rows:
                 name = " x ".join(map(str, row["combination"].values()))
                 ends = " ".join(f"{answers[-1]:.3g}" for answers in row["answers"])
                 print(f"  {name}: {'finite' if all(row['finite']) else 'NOT FINITE'}; largest answers {ends}")
+            found += rows
+    return [row for row in found if Combination(**row["combination"]).refusal() is None]
 
 
 if __name__ == "__main__":
