@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from everlearn.optim import FromRule, capture
-from everlearn.rules import adam, dgd, gd, least_squares, m3, momentum, newton_schulz, owm
+from everlearn.rules import adam, deep_momentum, dgd, gd, least_squares, m3, momentum, newton_schulz, owm
 
 
 def network():
@@ -48,7 +48,7 @@ def test_a_network_trains_as_with_torchs_optimizer(rule, theirs):
     torch.testing.assert_close(ours, others, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [adam, m3, momentum, newton_schulz])
+@pytest.mark.parametrize("rule", [adam, deep_momentum, m3, momentum, newton_schulz])
 def test_a_saved_optimizer_goes_on_bit_for_bit(rule, tmp_path):
     expected = network()
     train(expected, FromRule(expected.parameters(), rule, lr=0.01), 9)
@@ -63,6 +63,28 @@ def test_a_saved_optimizer_goes_on_bit_for_bit(rule, tmp_path):
     resumed.load_state_dict(saved["optimizer"])
     train(other, resumed, 5, start=4)
     assert all(map(torch.equal, other.parameters(), expected.parameters()))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 7])
+def test_a_saved_optimizer_with_keys_goes_on_bit_for_bit(cut):
+    """The keys of a step are used up by it, so the state of the rule is all there is to save."""
+    x, y = torch.randn(9, 4, 3), torch.randn(9, 4, 2)
+
+    def fit(weight, span, state):
+        layer = nn.Linear(3, 2, bias=False)
+        layer.weight.data.copy_(weight)
+        optimizer = FromRule(layer.parameters(), owm, lr=0.5, inputs=capture(layer))
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for step in span:
+            optimizer.zero_grad()
+            (layer(x[step]) - y[step]).square().mean().backward()
+            optimizer.step()
+        return layer.weight.detach(), optimizer.state_dict()
+
+    expected, _ = fit(torch.zeros(2, 3), range(9), None)
+    weight, state = fit(torch.zeros(2, 3), range(cut), None)
+    assert torch.equal(fit(weight, range(cut, 9), state)[0], expected)
 
 
 def test_a_convolution_is_one_matrix():
