@@ -209,16 +209,16 @@ def test_a_vector_is_one_row(rule):
 
 @every_rule
 def test_the_outer_gradient_is_right(rule):
-    """Three steps, differentiated by the start, the keys and the values, against finite differences."""
+    """Three steps, differentiated by start, keys, values and step size, against finite differences."""
     W, keys, values = stream(CASES[rule])
-    inputs = [tensor.requires_grad_() for tensor in (W, keys[:3], values[:3])]
+    inputs = (W, keys[:3], values[:3], torch.full((1, 1), ETA, dtype=torch.float64))
     settings = {"eta_inner": 0.1} if rule is rules.deep_momentum else {}
     settings |= {"slow_period": 2} if rule is rules.m3 else {}
 
-    def learn(W, keys, values):
-        return run(rule, W, keys, values, **settings)[0]
+    def learn(W, keys, values, eta):
+        return run(rule, W, keys, values, eta=eta, **settings)[0]
 
-    assert torch.autograd.gradcheck(learn, [tensor.detach().requires_grad_() for tensor in inputs], fast_mode=True)
+    assert torch.autograd.gradcheck(learn, [tensor.requires_grad_() for tensor in inputs], fast_mode=True)
 
 
 @every_rule
