@@ -12,7 +12,7 @@ def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: 
 
         W_t = W_{t-1} - eta g_t = argmin_W <W, g_t> + |W - W_{t-1}|^2 / (2 eta)
 
-    For a linear layer g = e x^T, so training it writes its surprise, the error e, under its input x. Written into
+    For a linear layer g = e x^T, so training it writes its surprise -e under its input x. Written into
     a linear memory with the L2 objective this is the delta rule; with the dot product it is linear attention. It keeps
     nothing between steps, which is why it needs no care when a stream is cut.
 
