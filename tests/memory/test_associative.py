@@ -199,4 +199,8 @@ def test_numbers_and_shapes_that_do_not_fit_are_refused_in_one_line():
         kept.write(kept.init(2), k, v, eta=given["eta"])
     with pytest.raises(ValueError, match="another memory's"):
         memory.read(LayerState({"tokens": torch.zeros(2)}), k)
+    with pytest.raises(ValueError, match="another memory's"):
+        memory.read(matrix(dim_v=2).init(2), k)
+    with pytest.raises(ValueError, match="eta is inf"):
+        AssociativeMemory(Matrix(4), eta=float("inf"))
     assert isinstance(memory.retention, Keep)
