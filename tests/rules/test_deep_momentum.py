@@ -81,3 +81,9 @@ def test_a_sign_is_never_changed():
         plain, own = adam(plain, grad, None, own, eta=0.1)
         assert torch.equal((weights - before).sign(), (plain - start).sign())
     assert slots["gate"].abs().max() > 0.3
+
+
+def test_it_keeps_three_numbers_for_each_weight_and_a_kilobyte():
+    weights = torch.zeros(64, 32)
+    _, slots = deep_momentum(weights, torch.randn(64, 32), None, {}, eta=0.1)
+    assert sum(slot.nbytes for slot in slots.values()) <= 3 * weights.nbytes + 1024

@@ -37,7 +37,7 @@ def deep_momentum(
     The momentum becomes a memory with a hidden layer that learns, one step after the fact, to predict the gradient
     that arrived. The network starts at zero output, where this is `adam` bit for bit, and can change the size of an
     element but not its sign: a free network learned the oscillation of the gradients and pushed the wrong way.
-    It did not help in any form that was tried, and its step costs 44-82 times Adam's: for study only.
+    It did not help in any form that was tried, and its step costs about ten times Adam's on a CPU: for study only.
 
     Args:
         weights: what is changed, [..., out, in]; a vector [n] is one row.
