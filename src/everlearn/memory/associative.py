@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -63,7 +64,7 @@ class AssociativeMemory(nn.Module):
             raise ValueError(f"window {window} is below 1, so nothing would be written; give 1 for the newest token")
         if reason := refusal(architecture, objective, retention, rule, window):
             raise ValueError(reason)
-        if (eta is None) != (rule is None) or (eta is not None and not eta >= 0):
+        if (eta is None) != (rule is None) or (eta is not None and not 0 <= eta < math.inf):
             needed = "a number >= 0" if rule is not None else "None, since no steps are taken"
             raise ValueError(f"eta is {eta}, {needed} is needed; set eta={'1.0' if rule is not None else 'None'}")
         self.architecture, self.objective, self.retention, self.rule = architecture, objective, retention, rule
@@ -186,6 +187,7 @@ class AssociativeMemory(nn.Module):
         if mask is not None:
             # what stands at a padded place may be anything, also not a number
             keys, values = (x.masked_fill(~mask.unsqueeze(-1), 0) for x in (keys, values))
+            eta, alpha = (None if x is None else x.masked_fill(~mask, 1) for x in (eta, alpha))
         keys, values = keys.to(dtype), values.to(dtype)
         surprise, y = [keys.new_zeros(len(keys), 0)], [keys.new_zeros(len(keys), 0, self.architecture.dim_v)]
         with torch.autocast(keys.device.type, enabled=False):
@@ -294,8 +296,9 @@ class AssociativeMemory(nn.Module):
 
     def _check(self, state: LayerState, **given: Tensor | None) -> None:
         """Raise one clear line for a state or a tensor that does not fit."""
-        if "tokens" not in state.memory or any(name not in state.memory for name in self.start):
-            raise ValueError(f"the state holds {sorted(state.memory)}, which is another memory's; start from init()")
+        shapes = {name: tuple(x.shape[1:]) for name, x in state.memory.items()}
+        if "tokens" not in shapes or any(shapes.get(name) != tuple(x.shape) for name, x in self.start.items()):
+            raise ValueError(f"the state holds {shapes} per row, which is another memory's; start from init()")
         rows = len(state.memory["tokens"])
         sizes = {"queries": self.architecture.dim, "keys": self.architecture.dim, "values": self.architecture.dim_v}
         length = next(x.shape[1] for x in given.values() if x is not None and x.ndim > 1)
