@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from everlearn.rules.average import decaying_average, mass_after
 from everlearn.rules.types import Slots
 
 
@@ -39,10 +39,9 @@ def momentum(
         weights: the changed weights; the argument is left untouched.
         slots: the new momentum and mass.
     """
-    fresh = (1 - beta) if average else 1.0
-    m = slots.get("m", torch.zeros_like(grad))
-    mass = slots.get("mass", torch.zeros_like(grad[(slice(0, 1),) * grad.ndim]))
-    m = beta * m + fresh * grad
-    mass = beta * mass + (1 - beta)
-    step = m / mass if average else m
-    return weights - eta * step, {"m": m, "mass": mass}
+    if average:
+        step, slots = decaying_average(slots, "m", grad, beta)
+    else:
+        step = grad + beta * slots["m"] if slots else grad
+        slots = {"m": step, "mass": mass_after(slots, grad, beta)}
+    return weights - eta * step, slots
