@@ -17,7 +17,7 @@ import pytest
 import everlearn
 from everlearn.cli import docs as cli_docs
 from everlearn.cli.main import VERBS, overview, parse
-from everlearn.paper import labels, scan
+from everlearn.paper import EQUATIONS, index, labels, scan
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "everlearn"
@@ -27,16 +27,15 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")),
 GUIDES = [path for path in DOCUMENTS if path == ROOT / "README.md" or ROOT / "docs" / "guide" in path.parents]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# equation -> the folder that implements it; checked from the moment the folder has code
-EQUATIONS = {
-    "NL eq. 1": "rules",
-    "NL eq. 64": "ops",
-    "NL eq. 65": "ops",
-    "NL eq. 70": "layers",
-    "NL eq. 71": "layers",
-    "NL eq. 73": "layers",
-    "NL eq. 92": "ops",
-}
+# what everlearn sets out to implement of the papers
+WANTED = labels(
+    "[NL eq. 6, 10-13, 33, 42-44, 46-52, 56-57, 64-68, 70-75, 83-88, 90-97, 101-105, 113-121, alg. 1] [Titans eq. 8-31]"
+)
+# what of it, and of the rest of the list in paper/equations.py, has no code yet: this may only shrink
+TO_COME = (
+    "[NL eq. 45, 74, 83-88, 90-91, 93, def. 3-4, sec. 7.3]",
+    "[Titans eq. 8-12, 15-31]",
+)
 
 
 @dataclass(frozen=True)
@@ -206,12 +205,25 @@ def test_a_module_is_recognised_by_path_and_by_name():
     assert not any(map(module_named, ["levels/no.py", "everlearn.no", "clock", "eta"]))
 
 
-@pytest.mark.parametrize("equation", EQUATIONS)
-def test_every_equation_of_the_list_has_code(equation):
-    folder = PACKAGE / EQUATIONS[equation]
-    if all(path.name == "__init__.py" for path in folder.rglob("*.py")):
-        pytest.skip(f"{EQUATIONS[equation]}/ has no code yet")
-    assert equation in {tag.label for tag in scan(folder)}
+def test_the_list_of_equations_holds_what_we_set_out_to_implement():
+    assert set(WANTED) <= set(EQUATIONS), "name them in paper/equations.py"
+
+
+def test_every_equation_of_the_list_has_code_or_is_to_come():
+    tagged, to_come = {tag.label for tag in scan(PACKAGE)}, set(labels(" ".join(TO_COME)))
+    assert to_come <= set(EQUATIONS)
+    missing, written = set(EQUATIONS) - to_come - tagged, to_come & tagged
+    assert not missing, "no docstring of src/everlearn carries their tags"
+    assert not written, "they have code now: remove them from TO_COME"
+
+
+def test_every_equation_in_the_code_is_on_the_list():
+    unknown = {f"{tag.label} ({short(tag.path)}:{tag.line})" for tag in scan(PACKAGE) if tag.label not in EQUATIONS}
+    assert not unknown, "say in paper/equations.py what they are"
+
+
+def test_the_page_of_equations_is_what_the_tags_say():
+    assert (ROOT / cli_docs.INDEX).read_text(encoding="utf-8") == index.render(ROOT), "run `make docs`"
 
 
 def test_every_equation_in_the_code_is_mentioned_by_a_test():

@@ -5,9 +5,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everlearn.memory import AssociativeMemory, Decay, Keep, LayerState, Matrix, NonParametric, dot, l2
+from everlearn.memory import (
+    AssociativeMemory,
+    Decay,
+    Keep,
+    LayerState,
+    Matrix,
+    NonParametric,
+    ResidualMLP,
+    dot,
+    l2,
+)
 from everlearn.ops import delta_rule as op
 from everlearn.ops.delta_rule import naive
+from everlearn.rules import dgd, gd
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64: another order of the same sums
 
@@ -113,6 +124,35 @@ def test_a_window_sums_the_objective_of_the_last_tokens_at_the_current_weights()
     same_values_and_gradients([y, state.memory["M"]], theirs, [*given.values(), memory.start["M"]])
 
 
+@pytest.mark.parametrize("rule", [gd, dgd])
+@pytest.mark.parametrize("window", [1, 3])
+def test_each_layer_of_an_mlp_shortens_its_step_by_its_own_inputs(rule, window):
+    """Gradients by hand; n = eta / (1 + eta sum |u|^2), u = k for W2 and silu(W2 k) for W1.
+
+    dgd divides by I + eta U^T U itself; it gets the step size as it is.
+    """
+    torch.manual_seed(2)
+    memory = AssociativeMemory(ResidualMLP(4, 6), rule=rule, eta=0.8, window=window).double()
+    keys, values = (F.normalize(torch.randn(1, 3, 4, dtype=torch.float64), dim=-1) for _ in range(2))
+    state, _ = memory.write(memory.init(1), keys[:, :2], values[:, :2])
+    w1, w2 = state.memory["W1"][0].detach(), state.memory["W2"][0].detach()
+    state, surprise = memory.write(state, keys[:, 2:], values[:, 2:])
+    k, v = keys[0, -window:], values[0, -window:]
+    before = k @ w2.T
+    gate = before.sigmoid()
+    h = before * gate
+    error = k + h @ w1.T - v
+    grads = {"W1": error.T @ h, "W2": ((error @ w1) * gate * (1 + before * (1 - gate))).T @ k}
+    for name, old, u in (("W1", w1, h), ("W2", w2, k)):
+        if rule is gd:
+            wanted = old - 0.8 / (1 + 0.8 * u.square().sum()) * grads[name]
+        else:
+            wanted = (old - 0.8 * grads[name]) @ torch.linalg.inv(torch.eye(u.shape[1]).double() + 0.8 * u.T @ u)
+        torch.testing.assert_close(state.memory[name][0], wanted, **EXACT)
+    total = sum(grad.square().sum() for grad in grads.values()).sqrt()
+    torch.testing.assert_close(surprise[0, 0], total, **EXACT)
+
+
 def test_keeping_all_pairs_is_causal_softmax_attention():
     """[NL eq. 62]"""
     memory, given = AssociativeMemory(NonParametric(4, 3), rule=None).double(), stream()
@@ -199,4 +239,8 @@ def test_numbers_and_shapes_that_do_not_fit_are_refused_in_one_line():
         kept.write(kept.init(2), k, v, eta=given["eta"])
     with pytest.raises(ValueError, match="another memory's"):
         memory.read(LayerState({"tokens": torch.zeros(2)}), k)
+    with pytest.raises(ValueError, match="another memory's"):
+        memory.read(matrix(dim_v=2).init(2), k)
+    with pytest.raises(ValueError, match="eta is inf"):
+        AssociativeMemory(Matrix(4), eta=float("inf"))
     assert isinstance(memory.retention, Keep)

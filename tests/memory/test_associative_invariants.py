@@ -116,6 +116,20 @@ def test_padding_changes_nothing_bit_for_bit_wherever_it_stands(memory):
         assert_same_bits(bits(none, row), bits(same, row))
 
 
+def test_padding_may_have_any_step_size_and_gate():
+    memory = AssociativeMemory(Matrix(DIM), retention=Decay(), eta=1.0).double()
+    torch.nn.init.normal_(memory.start["M"])
+    _, k, v = stream()
+    real = torch.tensor([[1, 1, 0, 1, 0, 1, 1]] * 3).bool()
+    eta, alpha = torch.rand(2, 3, LENGTH, dtype=torch.float64).requires_grad_()
+    dirty = [x.masked_fill(~real, float("nan")) for x in (eta, alpha)]
+    state, _ = memory.write(memory.init(3), k, v, eta=dirty[0], alpha=dirty[1], mask=real)
+    wanted, _ = memory.write(memory.init(3), k[:, real[0]], v[:, real[0]], eta=eta[:, real[0]], alpha=alpha[:, real[0]])
+    assert torch.equal(state.memory["M"], wanted.memory["M"])
+    grads = torch.autograd.grad(state.memory["M"].sum(), (eta, alpha))
+    assert all(grad.isfinite().all() and (grad[real] != 0).all() for grad in grads)
+
+
 def test_gradients_pass_padding_untouched(memory):
     q, k, v = stream(rows=1)
     real = torch.tensor([[True, False, True, True, False, True, True]])

@@ -1,4 +1,7 @@
-"""Write docs/guide/cli.md from the commands themselves: `python -m everlearn.cli.docs` from the repository's root."""
+"""Write the pages that come from the code: `python -m everlearn.cli.docs` from the repository's root.
+
+docs/guide/cli.md shows what the commands print, docs/paper_index.md where the equations live.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from everlearn.cli import main as cli
 
 PAGE = Path("docs/guide/cli.md")
+INDEX = Path("docs/paper_index.md")
 
 
 def render() -> str:
@@ -39,7 +43,15 @@ def columns(width: int) -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
+def write(root: Path) -> None:
+    """Write every page below the repository's root."""
+    from everlearn.paper import index
+
+    for page, text in ((PAGE, render()), (INDEX, index.render(root))):
+        (root / page).parent.mkdir(parents=True, exist_ok=True)
+        (root / page).write_text(text, encoding="utf-8")
+        print(f"wrote {page}")
+
+
 if __name__ == "__main__":
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(render(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    write(Path())

@@ -21,6 +21,7 @@ VERBS = {
     "read": "read files into one user's memory",
     "predict": "label texts with what was learned; learns nothing",
     "eval": "measure a memory on other text or records; learns nothing",
+    "paper": "show where an equation of the paper lives in the code and in the tests",
     "doctor": "show what this machine offers: device, threads, versions, memory, disk",
 }
 

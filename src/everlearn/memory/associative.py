@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from everlearn.memory.architectures import Architecture, NonParametric
-from everlearn.memory.combinations import refusal
+from everlearn.memory.combinations import SHORTENS_ITSELF, bare, refusal
 from everlearn.memory.objectives import Objective, l2
 from everlearn.memory.retention import Decay, Keep, Retention
 from everlearn.memory.state import LayerState, Tensors, where_rows
+from everlearn.memory.steps import per_row, step_rows
 from everlearn.rules import Rule, gd
+from everlearn.rules.shapes import root
 
 
 class AssociativeMemory(nn.Module):
@@ -61,7 +64,7 @@ class AssociativeMemory(nn.Module):
             raise ValueError(f"window {window} is below 1, so nothing would be written; give 1 for the newest token")
         if reason := refusal(architecture, objective, retention, rule, window):
             raise ValueError(reason)
-        if (eta is None) != (rule is None) or (eta is not None and not eta >= 0):
+        if (eta is None) != (rule is None) or (eta is not None and not 0 <= eta < math.inf):
             needed = "a number >= 0" if rule is not None else "None, since no steps are taken"
             raise ValueError(f"eta is {eta}, {needed} is needed; set eta={'1.0' if rule is not None else 'None'}")
         self.architecture, self.objective, self.retention, self.rule = architecture, objective, retention, rule
@@ -102,10 +105,7 @@ class AssociativeMemory(nn.Module):
         """
         self._check(state, queries=queries)
         with torch.autocast(queries.device.type, enabled=False):
-            asked = queries.to(self.witness.dtype)
-            if isinstance(self.architecture, NonParametric):
-                return self.architecture.read(state.context, asked).to(queries.dtype)
-            return self.architecture.apply(self._weights(state.memory), asked).to(queries.dtype)
+            return self._answer(state, queries.to(self.witness.dtype)).to(queries.dtype)
 
     def write(
         self,
@@ -134,19 +134,8 @@ class AssociativeMemory(nn.Module):
             ValueError: shapes that do not fit, or a setting that this memory does not have.
         """
         self._check(state, keys=keys, values=values, eta=eta, alpha=alpha, mask=mask)
-        if mask is not None:
-            # what stands at a padded place may be anything, also not a number
-            keys, values = (x.masked_fill(~mask.unsqueeze(-1), 0) for x in (keys, values))
-        dtype = self.witness.dtype
-        keys, values = keys.to(dtype), values.to(dtype)
-        surprise = []
-        with torch.autocast(keys.device.type, enabled=False):
-            for t in range(keys.shape[1]):
-                step, gate = (None if x is None else x[:, t].to(dtype) for x in (eta, alpha))
-                live = None if mask is None else mask[:, t]
-                state, size = self._write_one(state, keys[:, t], values[:, t], step, gate, live)
-                surprise.append(size)
-        return state, torch.stack(surprise, 1) if surprise else self.witness.new_zeros(keys.shape[:2])
+        state, surprise, _ = self._scan(state, keys, values, eta, alpha, mask)
+        return state, surprise
 
     def forward(
         self,
@@ -179,20 +168,44 @@ class AssociativeMemory(nn.Module):
         """
         state = self.init(keys.shape[0]) if state is None else state
         self._check(state, queries=queries, keys=keys, values=values, eta=eta, alpha=alpha, mask=mask)
-        y = []
-        for t in range(keys.shape[1]):
-            now = slice(t, t + 1)
-            before = state
-            state, _ = self.write(
-                state,
-                keys[:, now],
-                values[:, now],
-                eta=None if eta is None else eta[:, now],
-                alpha=None if alpha is None else alpha[:, now],
-                mask=None if mask is None else mask[:, now],
-            )
-            y.append(self.read(state if read_after_write else before, queries[:, now]))
-        return torch.cat(y, 1) if y else torch.zeros_like(values), state
+        state, _, y = self._scan(state, keys, values, eta, alpha, mask, queries, read_after_write)
+        return y.to(queries.dtype), state
+
+    def _scan(
+        self,
+        state: LayerState,
+        keys: Tensor,
+        values: Tensor,
+        eta: Tensor | None,
+        alpha: Tensor | None,
+        mask: Tensor | None,
+        queries: Tensor | None = None,
+        read_after_write: bool = True,
+    ) -> tuple[LayerState, Tensor, Tensor]:
+        """Write token by token, and read between where there are queries; return the state, surprise and answers."""
+        dtype = self.witness.dtype
+        if mask is not None:
+            # what stands at a padded place may be anything, also not a number
+            keys, values = (x.masked_fill(~mask.unsqueeze(-1), 0) for x in (keys, values))
+            eta, alpha = (None if x is None else x.masked_fill(~mask, 1) for x in (eta, alpha))
+        keys, values = keys.to(dtype), values.to(dtype)
+        surprise, y = [keys.new_zeros(len(keys), 0)], [keys.new_zeros(len(keys), 0, self.architecture.dim_v)]
+        with torch.autocast(keys.device.type, enabled=False):
+            for t in range(keys.shape[1]):
+                before = state
+                step, gate = (None if x is None else x[:, t].to(dtype) for x in (eta, alpha))
+                live = None if mask is None else mask[:, t]
+                state, size = self._write_one(state, keys[:, t], values[:, t], step, gate, live)
+                surprise.append(size.unsqueeze(1))
+                if queries is not None:
+                    y.append(self._answer(state if read_after_write else before, queries[:, t : t + 1].to(dtype)))
+        return state, torch.cat(surprise, 1), torch.cat(y, 1)
+
+    def _answer(self, state: LayerState, queries: Tensor) -> Tensor:
+        """Ask the memory in its own dtype."""
+        if isinstance(self.architecture, NonParametric):
+            return self.architecture.read(state.context, queries)
+        return self.architecture.apply(self._weights(state.memory), queries)
 
     def _write_one(
         self,
@@ -228,7 +241,7 @@ class AssociativeMemory(nn.Module):
             own = self.retention.alpha if isinstance(self.retention, Decay) else 1.0
             alpha = torch.as_tensor(own, dtype=key.dtype, device=key.device).expand(len(key))
         error = self.architecture.read(pairs, key.unsqueeze(1)).squeeze(1) - value
-        surprise = torch.where(live, _root(error.square().sum(-1)), 0)
+        surprise = torch.where(live, root(error.square().sum(-1)), 0)
         return self.architecture.write(pairs, key, value, alpha, live), surprise
 
     def _step(
@@ -239,39 +252,23 @@ class AssociativeMemory(nn.Module):
         old = self._weights(memory)
         keys, values, valid = self._recent(memory, key, value)
         grads = torch.func.grad(self._loss)(old, keys, values, valid)
-        retention = self.retention if alpha is None else replace(self._decay(), alpha=_scalar(alpha))
+        retention = self.retention if alpha is None else replace(self._decay(), alpha=per_row(alpha))
         step = torch.as_tensor(self.eta, dtype=key.dtype, device=key.device) if eta is None else eta
+        shortened = self.architecture.implicit and bare(self.rule) not in SHORTENS_ITSELF
         new: Tensors = {}
         for name, inputs in self.architecture.inputs(old, keys).items():
-            size = _scalar(step.expand(len(key)))
-            if self.architecture.implicit:
+            size = per_row(step.expand(len(key)))
+            if shortened:
                 size = size / (1 + size * inputs.square().sum((1, 2)).reshape(-1, 1, 1))
             base = retention.before(old[name], self.start[name])
-            weights, slots = self._take(name, base, grads[name], inputs, memory, size)
+            slots = {n.removeprefix(f"{name}.slot."): x for n, x in memory.items() if n.startswith(f"{name}.slot.")}
+            weights, slots = step_rows(self.rule, base, grads[name], inputs, slots, memory["tokens"] == 0, size)
             new[name] = retention.after(weights, old[name])
             new |= {f"{name}.slot.{slot}": tensor for slot, tensor in slots.items()}
         if self.window > 1:
             new |= {"window.keys": keys[:, 1:], "window.values": values[:, 1:]}
         square = torch.stack([grad.square().sum((1, 2)) for grad in grads.values()]).sum(0)
-        return new, _root(square)
-
-    def _take(
-        self, name: str, base: Tensor, grad: Tensor, inputs: Tensor, memory: Tensors, eta: Tensor
-    ) -> tuple[Tensor, Tensors]:
-        """Apply the rule to one tensor; rows that never stepped begin without slots, beside rows that did."""
-        assert self.rule is not None
-        kept = {n.removeprefix(f"{name}.slot."): t for n, t in memory.items() if n.startswith(f"{name}.slot.")}
-        fresh = memory["tokens"] == 0
-        if not kept or bool(fresh.all()):
-            weights, slots = self.rule(base, grad, inputs, {}, eta=eta)
-        else:
-            weights, slots = self.rule(base, grad, inputs, kept, eta=eta)
-            if bool(fresh.any()):
-                first, first_slots = self.rule(base, grad, inputs, {}, eta=eta)
-                weights = where_rows(fresh, first, weights)
-                rows = {n: t.expand(len(base), *t.shape[1:]) for n, t in first_slots.items()}
-                slots = {n: where_rows(fresh, rows[n], t) for n, t in slots.items()}
-        return weights, {n: t.expand(len(base), *t.shape[1:]) for n, t in slots.items()}
+        return new, root(square)
 
     def _loss(self, weights: Tensors, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
         """Return the objective of the window, summed over tokens and rows; rows have weights of their own."""
@@ -299,8 +296,9 @@ class AssociativeMemory(nn.Module):
 
     def _check(self, state: LayerState, **given: Tensor | None) -> None:
         """Raise one clear line for a state or a tensor that does not fit."""
-        if "tokens" not in state.memory or any(name not in state.memory for name in self.start):
-            raise ValueError(f"the state holds {sorted(state.memory)}, which is another memory's; start from init()")
+        shapes = {name: tuple(x.shape[1:]) for name, x in state.memory.items()}
+        if "tokens" not in shapes or any(shapes.get(name) != tuple(x.shape) for name, x in self.start.items()):
+            raise ValueError(f"the state holds {shapes} per row, which is another memory's; start from init()")
         rows = len(state.memory["tokens"])
         sizes = {"queries": self.architecture.dim, "keys": self.architecture.dim, "values": self.architecture.dim_v}
         length = next(x.shape[1] for x in given.values() if x is not None and x.ndim > 1)
@@ -314,14 +312,3 @@ class AssociativeMemory(nn.Module):
             )
         if given.get("eta") is not None and self.rule is None:
             raise ValueError("eta was given to a non-parametric memory, which takes no steps; leave it out")
-
-
-def _scalar(x: Tensor) -> Tensor:
-    """Return one number per row, [B, 1, 1]."""
-    return x.reshape(-1, 1, 1)
-
-
-def _root(square: Tensor) -> Tensor:
-    """Return the square root, with a derivative of zero at zero."""
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)

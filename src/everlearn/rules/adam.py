@@ -49,4 +49,4 @@ def adam(
     """
     m, first = decaying_average(slots, "m", grad, beta)
     v, second = decaying_average(slots, "v", grad.square(), beta2, mass="v_mass")
-    return weights - eta * m / (root(v) + eps), first | second
+    return weights - eta * (m / (root(v) + eps)), first | second

@@ -8,12 +8,13 @@ from everlearn.rules.types import Slots
 
 
 def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: float | Tensor) -> tuple[Tensor, Slots]:
-    """Take one step against the gradient.  [NL eq. 1]
+    """Take one step against the gradient.  [NL eq. 1, 8-9]
 
-        W_t = W_{t-1} - eta g_t
+        W_t = W_{t-1} - eta g_t = argmin_W <W, g_t> + |W - W_{t-1}|^2 / (2 eta)
 
-    Written into a linear memory with the L2 objective this is the delta rule; with the dot product it is linear
-    attention. It keeps nothing between steps, which is why it needs no care when a stream is cut.
+    For a linear layer g = e x^T, so training it writes its surprise -e under its input x. Written into
+    a linear memory with the L2 objective this is the delta rule; with the dot product it is linear attention. It keeps
+    nothing between steps, which is why it needs no care when a stream is cut.
 
     Args:
         weights: what is changed, any shape.

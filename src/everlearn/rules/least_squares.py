@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from everlearn.rules.keys import key_block
 from everlearn.rules.types import Slots
 
 
@@ -46,8 +47,8 @@ def least_squares(
     Args:
         weights: [..., N, D].
         grad: gradient at `weights` of sum_t w_t/2 |W k_t - v_t|^2, so sum_t w_t (W k_t - v_t) k_t^T, [..., N, D].
-        key: the layer's inputs, [..., T, D], or one of them, [D].
-        slots: {} before the first step, then {"precision": P, [..., D, D]}.
+        key: the layer's inputs, [..., T, D], or one of them for each matrix, [..., D].
+        slots: {} before the first step, then {"precision": P, [..., D, D]}; a P of zeros has not started either.
         eta: share of the exact step, 1 takes all of it.
         weight: w, [..., T] or a number, >= 0.
         ridge: the prior scatter that the first step starts from, in units of a squared key.
@@ -55,18 +56,20 @@ def least_squares(
         weights: [..., N, D].
         slots: the new precision; the argument is left untouched.
     Raises:
-        ValueError: no key was given, or ridge is not above zero.
+        ValueError: no key, keys that do not fit the weights, or ridge is not above zero.
     Example:
         >>> W, k, v = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[3.0, 4.0]]).double(), 5.0
         >>> W, slots = least_squares(W, (W @ k.T - v) @ k, k, {}, ridge=1e-6)
         >>> round((W @ k.T).item(), 3)
         5.0
     """
-    if key is None:
-        raise ValueError("least_squares got no key; give the layer's inputs, [T, D], or choose gd, which needs none")
-    old = slots["precision"] if slots else start_precision(key.shape[-1], ridge, weights.dtype).to(weights.device)
-    precision = add_records(old, key, weight)
-    return weights - eta * (grad @ precision), {**slots, "precision": precision}
+    keys = key_block("least_squares", key, weights)
+    old = start_precision(keys.shape[-1], ridge, weights.dtype).to(weights.device)
+    if slots:
+        begun = slots["precision"].diagonal(dim1=-2, dim2=-1).sum(-1) > 0
+        old = torch.where(begun[..., None, None], slots["precision"], old)
+    precision = add_records(old, keys, weight)
+    return weights - eta * (grad @ precision), {"precision": precision}
 
 
 def add_records(precision: Tensor, key: Tensor, weight: float | Tensor = 1.0) -> Tensor:

@@ -65,8 +65,8 @@ def m3(
     u, m = lookahead(slots, g, beta)
     kept = {"m": m} | _slow_memory(slots, g, beta_slow, slow_period, ns_steps)
     # the slow memory acts from the step after its refresh on
-    slow_step = slots["slow_step"] if slots else torch.zeros_like(g)
-    step = orthogonalize(u, ns_steps) + alpha * slow_step
+    step = orthogonalize(u, ns_steps)
+    step = step + alpha * slots["slow_step"] if slots else step
     if second_moment:
         v, averaged = decaying_average(slots, "v", step.square(), beta2, mass="v_mass")
         step = unit(step / (root(v) + eps), (-2, -1)) * math.sqrt(g.shape[-2] * g.shape[-1]) * 0.2
@@ -78,8 +78,7 @@ def m3(
 
 def _slow_memory(slots: Slots, grad: Tensor, beta: float, period: int, ns_steps: int) -> Slots:
     """Collect the gradient, and refresh the slow momentum of those matrices whose period is over."""
-    zero = torch.zeros_like(grad)
-    old = slots or {"slow": zero, "slow_step": zero, "sum": zero, "phase": one_each(grad)}
+    old = slots or {name: torch.zeros_like(grad) for name in ("slow", "slow_step", "sum")} | {"phase": one_each(grad)}
     total, phase = old["sum"] + grad, old["phase"] + 1
     due = phase >= period
     slow, slow_step = old["slow"], old["slow_step"]

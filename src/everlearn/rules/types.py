@@ -12,8 +12,13 @@ Slots = dict[str, Tensor]
 class Rule(Protocol):
     """One step of a memory or an optimizer, as a pure function: `rule(weights, grad, key, slots, *, eta)`.
 
-    `slots` holds what the rule keeps between steps, such as a momentum; it starts empty, has the shape of the weights
-    or one that broadcasts against them, and a new dictionary is returned, never the old one changed.
+    The last two dimensions of the weights are the matrix [out, in], and every dimension before them is a batch of
+    memories that never mix; a vector counts as one row. `key` is what the layer has read, [..., T, in]; rules that
+    need none ignore it, and the others refuse None.
+
+    `slots` holds what the rule keeps between steps, such as a momentum. It starts empty; every tensor in it has the
+    leading dimensions of the weights, or ones in their place, and where it is zero it has not started, so a caller may
+    mix rows with `torch.where`. A new dictionary is returned, never the old one changed.
     """
 
     def __call__(

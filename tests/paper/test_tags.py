@@ -39,6 +39,12 @@ def test_scan_names_file_line_and_method(tmp_path: Path):
     assert scan(tmp_path) == [Tag("NL def. 2", file, 1, "one"), Tag("NL eq. 7", file, 7, "A.f")]
 
 
+def test_scan_reads_a_tag_that_a_line_break_divides(tmp_path: Path):
+    file = tmp_path / "one.py"
+    file.write_text('"""A module that suggests more than it takes from the paper [ours;\nNL eq. 47]."""\n')
+    assert scan(tmp_path) == [Tag("NL eq. 47", file, 1, "one")]
+
+
 def test_scan_says_where_a_broken_tag_stands(tmp_path: Path):
     (tmp_path / "one.py").write_text('def f():\n    """F.  [NL 7]"""\n')
     with pytest.raises(ValueError, match=r"one\.py:1: tag \[NL 7\]"):
