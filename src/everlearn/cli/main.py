@@ -21,6 +21,7 @@ VERBS = {
     "read": "read files into one user's memory",
     "predict": "label texts with what was learned; learns nothing",
     "eval": "measure a memory on other text or records; learns nothing",
+    "describe": "take a model apart into nested levels: a table, JSON, a drawing; ours or from Hugging Face",
     "doctor": "show what this machine offers: device, threads, versions, memory, disk",
 }
 
