@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from everlearn.layers.inputs import check_input
 from everlearn.layers.mlp import SwiGLU, swiglu
 from everlearn.levels.clock import Level, check_levels
+from everlearn.levels.component import Component, pace, row_bytes, rule_name
 from everlearn.memory.state import LayerState, Tensors, where_rows
 from everlearn.rules import Rule, clip_rows, gd
 
@@ -258,3 +259,32 @@ class CMS(nn.Module):
     def _level_weights(self, level: str, memory: Tensors) -> Tensors:
         """Return one level's weights: its stream's where it has any, else its learned start."""
         return {part: memory.get(f"{level}.{part}", start) for part, start in self._start(level).items()}
+
+    def components(self) -> list[Component]:
+        """Return each level's weights per row, and the parameters that they start from; endless levels have no rows."""
+        state, found = self.initial_state(0).memory, []
+        for level in self.levels:
+            start = f"mlps.{level.name}"
+            if level in self.learning_levels:
+                slots = [slot for part in self._start(level.name).values() for slot in self._slots(part)]
+                period, unit = pace(level.update_period)
+                memory = Component(
+                    name=level.name,
+                    kind="MLP memory",
+                    update_period=period,
+                    unit=unit,
+                    state_bytes=row_bytes([*(state[n] for n in state if n.startswith(f"{level.name}.")), *slots]),
+                    objective="loss of the next token",
+                    rule=f"{rule_name(self.rule)}, eta {level.eta:g}",
+                    context_flow="gradients of the row",
+                    start_from=(start,),
+                )
+                found.append(memory)
+            kind = "learned start" if level in self.learning_levels else "MLP"
+            found.append(Component(name=start, kind=kind, owns=(start,)))
+        return found
+
+    def _slots(self, weight: Tensor) -> list[Tensor]:
+        """Return what the rule keeps for one tensor of one row after its first step, without computing it."""
+        row = torch.empty((1, *weight.shape), dtype=weight.dtype, device="meta")
+        return list(self.rule(row, row, None, {}, eta=1.0)[1].values())

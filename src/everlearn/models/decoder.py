@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from everlearn.layers.cms import CMS, Update
 from everlearn.layers.mlp import SwiGLU
-from everlearn.levels import Level
+from everlearn.levels import Component, Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MIXERS, Mixer
@@ -229,6 +229,10 @@ class Decoder(nn.Module):
         packed = logits.new_zeros(ids.numel(), logits.shape[-1])
         packed = packed.index_put((source[real],), logits[real])
         return packed.reshape(*ids.shape, -1), state.rows(last)
+
+    def components(self) -> list[Component]:
+        """Return the embedding, which is also the head; the blocks and their layers answer for themselves."""
+        return [Component(name="", kind="embedding", owns=("embedding",))]
 
 
 def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> str:
