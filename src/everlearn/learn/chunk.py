@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everlearn.layers.cms import CMS, Update
+from everlearn.layers.continuum import ContinuumMemory, Update
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.rows import check_tokens
 
@@ -24,7 +24,7 @@ class LearningModel(Protocol):
         """Return logits [B, T, V] and the state after the tokens."""
         ...
 
-    def memories(self) -> Mapping[str, CMS]:
+    def memories(self) -> Mapping[str, ContinuumMemory]:
         """Return the memories that learn, by the name of their layer."""
         ...
 
