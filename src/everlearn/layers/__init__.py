@@ -1,9 +1,9 @@
 """Layers: always `y, state = layer(x, state)`."""
 
 from everlearn.layers.attention import Attention
-from everlearn.layers.cms import CMS
+from everlearn.layers.cms import CMS, IndependentCMS
 from everlearn.layers.continuum import ContinuumMemory, Update
 from everlearn.layers.delta_net import DeltaMemory
 from everlearn.layers.mlp import SwiGLU
 
-__all__ = ["CMS", "Attention", "ContinuumMemory", "DeltaMemory", "SwiGLU", "Update"]
+__all__ = ["CMS", "Attention", "ContinuumMemory", "DeltaMemory", "IndependentCMS", "SwiGLU", "Update"]
