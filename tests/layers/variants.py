@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from everlearn.layers import CMS, IndependentCMS
+from everlearn.layers import CMS, IndependentCMS, NestedCMS
 from everlearn.layers.continuum import ContinuumMemory, Update
 from everlearn.memory.state import LayerState
 
 DIM, HIDDEN, ROWS = 6, 5, 3
-KINDS = (CMS, IndependentCMS)
+KINDS = (CMS, IndependentCMS, NestedCMS)
 
 
 def make(kind: type[ContinuumMemory], levels, **options) -> ContinuumMemory:

@@ -5,5 +5,6 @@ from everlearn.layers.cms import CMS, IndependentCMS
 from everlearn.layers.continuum import ContinuumMemory, Update
 from everlearn.layers.delta_net import DeltaMemory
 from everlearn.layers.mlp import SwiGLU
+from everlearn.layers.nested import NestedCMS
 
-__all__ = ["CMS", "Attention", "ContinuumMemory", "DeltaMemory", "IndependentCMS", "SwiGLU", "Update"]
+__all__ = ["CMS", "Attention", "ContinuumMemory", "DeltaMemory", "IndependentCMS", "NestedCMS", "SwiGLU", "Update"]

@@ -29,6 +29,9 @@ class CMS(ContinuumMemory):
             y = y + swiglu(y, **self._level_weights(level.name, memory))
         return y - x
 
+    def _links(self) -> dict[str, str]:
+        return {}
+
 
 class IndependentCMS(ContinuumMemory):
     """Add up one MLP per level, each reading the input itself.  [NL eq. 74]
@@ -60,3 +63,6 @@ class IndependentCMS(ContinuumMemory):
     def _read(self, x: Tensor, memory: Tensors) -> Tensor:
         outputs = [swiglu(x, **self._level_weights(level.name, memory)) for level in self.levels]
         return sum((w * y for w, y in zip(self.mix, outputs, strict=True)), torch.zeros_like(x))
+
+    def _links(self) -> dict[str, str]:
+        return {}

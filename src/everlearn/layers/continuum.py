@@ -79,7 +79,9 @@ class ContinuumMemory(nn.Module, ABC):
         self.levels = check_levels(levels, chunk_size)
         self.dim = dim
         self.chunk_size, self.rule, self.max_norm, self.reduce = chunk_size, rule, max_norm, reduce
-        self.mlps = nn.ModuleDict({level.name: SwiGLU(dim, hidden_dim) for level in self.levels})
+        self._slower = self._links()
+        owners = [level.name for level in self.levels if level.name not in self._slower]
+        self.mlps = nn.ModuleDict({name: SwiGLU(dim, hidden_dim) for name in owners})
 
     @property
     def learning_levels(self) -> tuple[Level, ...]:
@@ -90,7 +92,7 @@ class ContinuumMemory(nn.Module, ABC):
         """Return what a fresh stream starts from: the learned weights for each row, and clocks at zero."""
         memory: Tensors = {}
         for level in self.learning_levels:
-            for part, weight in self._start(level.name).items():
+            for part, weight in self._start(level.name, {}).items():
                 rows = weight.expand(batch_size, *weight.shape)
                 memory[f"{level.name}.{part}"] = rows
                 memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows)
@@ -122,8 +124,12 @@ class ContinuumMemory(nn.Module, ABC):
     def _read(self, x: Tensor, memory: Tensors) -> Tensor:
         """Map x, [B, T, dim], to [B, T, dim] with the weights that `memory` and the parameters hold."""
 
+    @abstractmethod
+    def _links(self) -> dict[str, str]:
+        """Return which level restarts from the weights of which other; the rest own a learned start each."""
+
     def weights(self, state: LayerState) -> Tensors:
-        """Return the weights that learning changes: "level.part" -> [B, out, in].
+        """Return the weights that are both read and learned: "level.part" -> [B, out, in].
 
         Raises:
             ValueError: the state is not one of this memory.
@@ -132,6 +138,7 @@ class ContinuumMemory(nn.Module, ABC):
         return {
             f"{level.name}.{part}": state.memory[f"{level.name}.{part}"]
             for level in self.learning_levels
+            if level.name not in self._slower.values()
             for part in PARTS
         }
 
@@ -167,9 +174,11 @@ class ContinuumMemory(nn.Module, ABC):
                 )
         rows = tokens > 0
         for name, grad in zip(self.weights(state), grads, strict=True):
-            old = memory[f"{name}.grad"]
-            added = old + grad.detach() * tokens.reshape(-1, 1, 1).to(grad.dtype)
-            memory[f"{name}.grad"] = where_rows(rows, added, old)
+            read, part = name.split(".")
+            summed = grad.detach() * tokens.reshape(-1, 1, 1).to(grad.dtype)
+            for follower in self._chain(read):
+                old = memory[f"{follower}.{part}.grad"]
+                memory[f"{follower}.{part}.grad"] = where_rows(rows, old + summed, old)
         for level in self.learning_levels:
             memory[f"{level.name}.tokens"] = memory[f"{level.name}.tokens"] + tokens
         return replace(state, memory=memory)
@@ -196,6 +205,7 @@ class ContinuumMemory(nn.Module, ABC):
             if bool(due.any()):
                 updates[level.name] = Update(due, self._step(level, memory, tokens, due))
                 memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
+                self._restart_faster(level.name, memory, due)
         return replace(state, memory=memory), updates
 
     def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> tuple[LayerState, dict[str, Update]]:
@@ -209,19 +219,16 @@ class ContinuumMemory(nn.Module, ABC):
         state, updates = self.write(state, event, rows)
         memory = dict(state.memory)
         for level in self.learning_levels:
-            if level.reset != event:
-                continue
-            start = self.initial_state(len(memory[f"{level.name}.tokens"])).memory
-            for name in [n for n in memory if n.startswith(f"{level.name}.")]:
-                fresh = start.get(name, torch.zeros_like(memory[name]))
-                memory[name] = fresh if rows is None else where_rows(rows, fresh, memory[name])
+            if level.reset == event:
+                every = torch.ones_like(memory[f"{level.name}.tokens"], dtype=torch.bool)
+                self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
 
     def _step(self, level: Level, memory: Tensors, tokens: Tensor, due: Tensor) -> Tensor:
         """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
         squares = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
         count = tokens.clamp_min(1).reshape(-1, 1, 1)
-        for part, start in self._start(level.name).items():
+        for part, start in self._start(level.name, memory).items():
             name = f"{level.name}.{part}"
             total = memory[f"{name}.grad"]
             grad, norm = clip_rows(total / count if self.reduce == "mean" else total, self.max_norm)
@@ -238,10 +245,32 @@ class ContinuumMemory(nn.Module, ABC):
             squares = squares + norm.to(squares.dtype) ** 2
         return torch.where(due, squares.sqrt(), 0.0)
 
+    def _restart(self, level: str, memory: Tensors, rows: Tensor) -> None:
+        """Set a level back to its start in some rows: weights, collected gradient, clock and what its rule keeps."""
+        start = self._start(level, memory)
+        for name in [n for n in memory if n.startswith(f"{level}.")]:
+            fresh = start.get(name.removeprefix(f"{level}."), torch.zeros_like(memory[name]))
+            memory[name] = where_rows(rows, fresh.expand_as(memory[name]), memory[name])
+        self._restart_faster(level, memory, rows)
+
+    def _restart_faster(self, level: str, memory: Tensors, rows: Tensor) -> None:
+        """Restart the levels that start from this one's weights, which have just changed in some rows."""
+        for fast, slow in self._slower.items():
+            if slow == level:
+                self._restart(fast, memory, rows)
+
+    def _chain(self, level: str) -> list[str]:
+        """Return a level that is read and the slower ones that learn from its gradient, without those that never do."""
+        learning = [lv.name for lv in self.learning_levels]
+        chain = [level]
+        while (slower := self._slower.get(chain[-1])) in learning:
+            chain.append(slower)
+        return chain
+
     def _check(self, state: LayerState) -> None:
         """Refuse a state without this memory's weights."""
         for level in self.learning_levels:
-            for part, start in self._start(level.name).items():
+            for part, start in self._start(level.name, {}).items():
                 found = state.memory.get(f"{level.name}.{part}")
                 if found is None or found.shape[1:] != start.shape:
                     got = "nothing" if found is None else f"{tuple(found.shape[1:])} per row"
@@ -250,12 +279,15 @@ class ContinuumMemory(nn.Module, ABC):
                         f"{tuple(start.shape)}; start from initial_state(batch_size)"
                     )
 
-    def _start(self, level: str) -> Tensors:
-        """Return one level's learned start, "gate", "up" and "down"."""
+    def _start(self, level: str, memory: Tensors) -> Tensors:
+        """Return what a level starts from: its learned start, or the weights of the level that it restarts from."""
+        if level in self._slower:
+            return self._level_weights(self._slower[level], memory)
         mlp = self.mlps[level]
         assert isinstance(mlp, SwiGLU)
         return mlp.weights()
 
     def _level_weights(self, level: str, memory: Tensors) -> Tensors:
-        """Return one level's weights: its stream's where it has any, else its learned start."""
-        return {part: memory.get(f"{level}.{part}", start) for part, start in self._start(level).items()}
+        """Return one level's weights: its stream's where it has any, else what it starts from."""
+        start = self._start(level, memory)
+        return {part: memory.get(f"{level}.{part}", weight) for part, weight in start.items()}
