@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from everlearn.layers import CMS, IndependentCMS, NestedCMS
-from everlearn.layers.continuum import ContinuumMemory, Update
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.level_step import Update
 from everlearn.memory.state import LayerState
 
 DIM, HIDDEN, ROWS = 6, 5, 3

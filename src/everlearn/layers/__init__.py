@@ -2,8 +2,9 @@
 
 from everlearn.layers.attention import Attention
 from everlearn.layers.cms import CMS, IndependentCMS
-from everlearn.layers.continuum import ContinuumMemory, Update
+from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.delta_net import DeltaMemory
+from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
 

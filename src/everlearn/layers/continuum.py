@@ -5,32 +5,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from everlearn.layers.inputs import check_input
+from everlearn.layers.level_step import Update, step_level
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels.clock import Level, check_levels
 from everlearn.memory.state import LayerState, Tensors, where_rows
-from everlearn.rules import Rule, clip_rows, gd
+from everlearn.rules import Rule, gd
 
 PARTS = ("gate", "up", "down")
-
-
-@dataclass(frozen=True)
-class Update:
-    """What one level did in one write.
-
-    Args:
-        rows: which rows the level changed, [B] bool.
-        surprise: Frobenius norm of each row's gradient over all tensors of the level, before the clip, [B]; 0 where
-            nothing was due.
-    """
-
-    rows: Tensor
-    surprise: Tensor
 
 
 class ContinuumMemory(nn.Module, ABC):
@@ -203,7 +190,7 @@ class ContinuumMemory(nn.Module, ABC):
             due = level.due(tokens, event)
             due = due if rows is None else due & rows
             if bool(due.any()):
-                updates[level.name] = Update(due, self._step(level, memory, tokens, due))
+                updates[level.name] = Update(due, self._step(level, memory, due))
                 memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
                 self._restart_faster(level.name, memory, due)
         return replace(state, memory=memory), updates
@@ -224,26 +211,10 @@ class ContinuumMemory(nn.Module, ABC):
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
 
-    def _step(self, level: Level, memory: Tensors, tokens: Tensor, due: Tensor) -> Tensor:
+    def _step(self, level: Level, memory: Tensors, due: Tensor) -> Tensor:
         """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
-        squares = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-        count = tokens.clamp_min(1).reshape(-1, 1, 1)
-        for part, start in self._start(level.name, memory).items():
-            name = f"{level.name}.{part}"
-            total = memory[f"{name}.grad"]
-            grad, norm = clip_rows(total / count if self.reduce == "mean" else total, self.max_norm)
-            slots = {n.rpartition(".")[2]: t for n, t in memory.items() if n.startswith(f"{name}.slot.")}
-            weights, slots = self.rule(memory[name], grad, None, slots, eta=level.eta)
-            weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
-            memory[name] = where_rows(due, weights, memory[name])
-            memory[f"{name}.grad"] = where_rows(due, torch.zeros_like(total), total)
-            for slot, value in slots.items():
-                value = value.expand(len(due), *value.shape[1:])
-                memory[f"{name}.slot.{slot}"] = where_rows(
-                    due, value, memory.get(f"{name}.slot.{slot}", torch.zeros_like(value))
-                )
-            squares = squares + norm.to(squares.dtype) ** 2
-        return torch.where(due, squares.sqrt(), 0.0)
+        start = self._start(level.name, memory)
+        return step_level(memory, level, start, due, rule=self.rule, max_norm=self.max_norm, reduce=self.reduce)
 
     def _restart(self, level: str, memory: Tensors, rows: Tensor) -> None:
         """Set a level back to its start in some rows: weights, collected gradient, clock and what its rule keeps."""

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everlearn.layers.continuum import ContinuumMemory, Update
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.level_step import Update
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.rows import check_tokens
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.layers.cms import CMS
-from everlearn.layers.continuum import ContinuumMemory, Update
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
