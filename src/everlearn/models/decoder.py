@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everlearn.layers.cms import CMS
 from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.config import DecoderConfig
-from everlearn.models.presets import MIXERS, Mixer
+from everlearn.models.presets import MEMORIES, MIXERS, Mixer
 from everlearn.models.rows import check_tokens, unpack, without_padding
 
 
@@ -29,11 +28,7 @@ class Block(nn.Module):
         self.mixer_norm = nn.RMSNorm(config.dim)
         self.mixer: Mixer = MIXERS[config.mixer](config)
         self.mlp_norm = nn.RMSNorm(config.dim)
-        self.mlp: nn.Module
-        if config.levels:
-            self.mlp = CMS(config.dim, config.hidden_dim, config.levels, chunk_size=config.chunk_size)
-        else:
-            self.mlp = SwiGLU(config.dim, config.hidden_dim)
+        self.mlp = MEMORIES[config.cms](config) if config.levels else SwiGLU(config.dim, config.hidden_dim)
 
     def forward(
         self, x: Tensor, mixer: LayerState, memory: LayerState, mask: Tensor | None
@@ -62,6 +57,8 @@ class Decoder(nn.Module):
         super().__init__()
         if config.mixer not in MIXERS:
             raise ValueError(f"mixer {config.mixer!r} is unknown; choose one of {', '.join(MIXERS)}")
+        if config.cms not in MEMORIES:
+            raise ValueError(f"cms {config.cms!r} is unknown; choose one of {', '.join(MEMORIES)}")
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
