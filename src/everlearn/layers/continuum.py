@@ -147,7 +147,8 @@ class ContinuumMemory(nn.Module, ABC):
 
         Args:
             state: with the weights that `grads` belong to.
-            grads: MEAN gradient over each row's tokens, in the order of `weights(state)`, each [B, out, in].
+            grads: MEAN gradient over each row's tokens, in the order of `weights(state)`, each [B, out, in]; one taken
+                with create_graph keeps its graph, so that an outer gradient is of second order.
             tokens: how many tokens each row's mean is over, [B]; 0 leaves the row untouched, bit for bit.
         Raises:
             ValueError: gradients or tokens that do not fit the state.
@@ -162,7 +163,7 @@ class ContinuumMemory(nn.Module, ABC):
         rows = tokens > 0
         for name, grad in zip(self.weights(state), grads, strict=True):
             read, part = name.split(".")
-            summed = grad.detach() * tokens.reshape(-1, 1, 1).to(grad.dtype)
+            summed = grad * tokens.reshape(-1, 1, 1).to(grad.dtype)
             for follower in self._chain(read):
                 old = memory[f"{follower}.{part}.grad"]
                 memory[f"{follower}.{part}.grad"] = where_rows(rows, old + summed, old)

@@ -69,5 +69,5 @@ def step_level(
             memory[f"{name}.slot.{slot}"] = where_rows(
                 due, value, memory.get(f"{name}.slot.{slot}", torch.zeros_like(value))
             )
-        squares = squares + norm.to(squares.dtype) ** 2
+        squares = squares + norm.detach().to(squares.dtype) ** 2
     return torch.where(due, squares.sqrt(), 0.0)
