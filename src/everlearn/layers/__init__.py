@@ -5,7 +5,18 @@ from everlearn.layers.cms import CMS, IndependentCMS
 from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.delta_net import DeltaMemory
 from everlearn.layers.level_step import Update
+from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
 
-__all__ = ["CMS", "Attention", "ContinuumMemory", "DeltaMemory", "IndependentCMS", "NestedCMS", "SwiGLU", "Update"]
+__all__ = [
+    "CMS",
+    "Attention",
+    "ContinuumMemory",
+    "DeltaMemory",
+    "IndependentCMS",
+    "NestedCMS",
+    "SwiGLU",
+    "Update",
+    "associate",
+]
