@@ -212,6 +212,25 @@ class ContinuumMemory(nn.Module, ABC):
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
 
+    def starts(self, levels: Sequence[str]) -> Tensors:
+        """Return the parameters that hold the learned start of some levels: "level.part" -> [out, in].
+
+        Raises:
+            ValueError: a level that is not there or never learns, or two that share one start.
+        """
+        starts: Tensors = {}
+        for name in levels:
+            if name not in [level.name for level in self.learning_levels]:
+                raise ValueError(
+                    f"level {name!r} is none of those that learn here, which are "
+                    f"{[level.name for level in self.learning_levels]}; name one of them"
+                )
+            for part, weight in self._start(name, {}).items():
+                if any(weight is other for other in starts.values()):
+                    raise ValueError(f"levels {list(levels)} share one learned start; name one of them, and once")
+                starts[f"{name}.{part}"] = weight
+        return starts
+
     def _step(self, level: Level, memory: Tensors, due: Tensor) -> Tensor:
         """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
         start = self._start(level.name, memory)

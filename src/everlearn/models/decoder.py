@@ -107,7 +107,7 @@ class Decoder(nn.Module):
             return self._forward_packed(ids, state, mask, document_ids)
         zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         state = state or ModelState({}, {}, zeros, zeros)
-        self._check_state(state)
+        self.check_state(state)
         x, state = self._read(ids, state, None) if mask is None else without_padding(self._read, ids, state, mask)
         return F.linear(self.norm(x), self.embedding.weight), state
 
@@ -163,8 +163,12 @@ class Decoder(nn.Module):
         """Return a hash of the shapes, the parameters and what else decides results; levels' rates are left out."""
         return fingerprint(self.config, self.state_dict())
 
-    def _check_state(self, state: ModelState) -> None:
-        """Refuse a state that another model has written; a layer that carries nothing yet is fresh."""
+    def check_state(self, state: ModelState) -> None:
+        """Refuse a state that another model has written; a layer that carries nothing yet is fresh.
+
+        Raises:
+            ValueError: a memory that this model lacks, or one of another shape.
+        """
         for layer, expected in self._memory_shapes.items():
             own = state.memory.get(layer)
             if own is None and layer not in state.context:
