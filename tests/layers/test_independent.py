@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 from everlearn.layers import CMS, IndependentCMS
 from everlearn.levels import Level
 from everlearn.memory.state import LayerState
-from tests.layers.variants import DIM, ROWS, draw, learn, make
+from tests.layers.variants import DIM, ROWS, draw, learn, make, same_with_gradients
 
 LEVELS = [Level("fast", 2, 0.1), Level("slow", 4, 0.1)]
 
@@ -31,10 +31,10 @@ def test_the_output_is_the_weighted_sum_of_the_mlps_written_out():
 
 
 def test_endless_periods_make_the_sum_of_plain_mlps():
-    """[NL eq. 74] special case: nothing is kept, and w = 1 adds the MLPs up."""
+    """[NL eq. 74] special case, values and gradients: nothing is kept, and w = 1 adds the MLPs up."""
     cms = make(IndependentCMS, [Level("a", math.inf), Level("b", math.inf)])
     x, _ = draw(ROWS, 7)
-    torch.testing.assert_close(cms(x)[0], cms.mlps["a"](x) + cms.mlps["b"](x), atol=1e-14, rtol=1e-14)
+    same_with_gradients(cms, cms(x)[0], cms.mlps["a"](x) + cms.mlps["b"](x))
     assert cms.initial_state(2).memory == {}
 
 

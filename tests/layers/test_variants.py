@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from everlearn.layers import IndependentCMS, NestedCMS
+from everlearn.layers import CMS, IndependentCMS, NestedCMS
 from everlearn.levels import Level
 from everlearn.memory.state import LayerState
-from tests.layers.variants import KINDS, ROWS, draw, learn, make
+from tests.layers.variants import KINDS, ROWS, draw, learn, make, same_with_gradients
 
 LEVELS = [Level("fast", 2, 0.3), Level("slow", 6, 0.3)]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -86,6 +86,16 @@ def test_a_step_goes_downhill(kind):
     state, _ = learn(cms, LayerState(), x, target)
     before, after = (((cms(x, s)[0] - target) ** 2).mean((1, 2)) for s in (LayerState(), state))
     assert bool((after < before).all())
+
+
+def test_endless_periods_make_a_plain_chain():
+    """[NL eq. 70, 73] special case, values and gradients; those of a sum and of nested levels stand with them."""
+    cms = make(CMS, [Level(name, math.inf) for name in "abc"])
+    x, _ = draw(ROWS, 5)
+    y = x
+    for name in "abc":
+        y = y + cms.mlps[name](y)
+    same_with_gradients(cms, cms(x)[0], y - x)
 
 
 @every_kind

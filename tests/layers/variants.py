@@ -32,6 +32,15 @@ def gradients(cms: ContinuumMemory, state: LayerState, x: Tensor, target: Tensor
     return state, list(torch.autograd.grad(loss, list(cms.weights(state).values())))
 
 
+def same_with_gradients(cms: ContinuumMemory, y: Tensor, expected: Tensor, atol: float = 1e-12) -> None:
+    """Compare two outputs, and the gradients of their squares in every weight of the levels."""
+    torch.testing.assert_close(y, expected, atol=atol, rtol=1e-12)
+    weights = list(cms.mlps.parameters())
+    pairs = zip(*(torch.autograd.grad(out.square().sum(), weights) for out in (y, expected)), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, atol=atol, rtol=1e-12)
+
+
 def learn(
     cms: ContinuumMemory, state: LayerState, x: Tensor, target: Tensor, tokens: Tensor | None = None
 ) -> tuple[LayerState, dict[str, Update]]:
