@@ -20,7 +20,7 @@ ALLOWED = {
     "models/checkpoint.py::load_model": "a model that was just built",
     "models/decoder.py::Decoder.with_levels": "a model that was just built shares the parameters as they are",
 }
-# reading its gradient changes no tensor: the leaf is a new one
+# it asks for a gradient and changes no value
 LEAVES = {"requires_grad_"}
 IN_PLACE = re.compile(r"[a-z]\w*[a-z0-9]_")
 LOADS = {"load_state_dict", "vector_to_parameters", "swap_tensors", "setattr", ".step"}

@@ -31,7 +31,7 @@ def test_any_cut_gives_the_same(word):
     model = byte_model(cms=word, levels=LEVELS)
     whole, end = run(model, IDS)
     assert whole.steps["fast"].tolist() == [5, 5]
-    for cut in range(1, IDS.shape[1]):
+    for cut in (1, 4, 5, 7, 9, 14, 17, 22):  # on the borders of chunks and of periods, and between them
         first, state = run(model, IDS[:, :cut])
         second, state = run(model, IDS[:, cut:], state)
         nll = torch.cat([first.nll, second.nll], 1)
