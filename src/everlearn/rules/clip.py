@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,8 +17,6 @@ def clip_rows(grad: Tensor, max_norm: float = 1.0) -> tuple[Tensor, Tensor]:
         norm: Frobenius norm of each row before the clip, [B]: the surprise that drives the write.
     """
     norm = grad.flatten(1).norm(dim=1)
-    if max_norm == math.inf:
-        return grad, norm
     # never divided by a norm below the bound: the derivative there need not be finite, and zero times it neither
     scale = torch.where(norm > max_norm, max_norm / norm.clamp_min(max(max_norm, 1e-30)), torch.ones_like(norm))
     return grad * scale.reshape(-1, *[1] * (grad.ndim - 1)), norm
