@@ -42,7 +42,7 @@ class Component:
         objective: what its update descends, or "-".
         rule: how one update is taken.
         context_flow: what it compresses.
-        start_from: names within the layer of the parameters that it restarts from.
+        start_from: names within the layer of the parameters, or of the other memory, that it restarts from.
         conditioned_on: names within the layer of the parameters that make its keys and values.
         gradient_of: names of the components whose gradients it compresses.
         level: place in the nested system, 1 changes most often; 0 before `describe` has decided.

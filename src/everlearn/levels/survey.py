@@ -172,8 +172,10 @@ def _merge(found: list[Found]) -> tuple[list[Component], dict[str, str]]:
         groups.setdefault(item.key(), []).append(item)
     names = _names(groups)
     holders: dict[str, str] = {}
+    stores: dict[str, str] = {}  # of a memory, the place that its layer calls it by
     for name, items in zip(names, groups.values(), strict=True):
         holders |= {parameter: name for item in items for parameter in item.weights}
+        stores |= {place: name for item in items if item.component.is_memory for place in item.places}
     rows = []
     for name, items in zip(names, groups.values(), strict=True):
         weights = [parameter for item in items for parameter in item.weights.values()]
@@ -184,11 +186,16 @@ def _merge(found: list[Found]) -> tuple[list[Component], dict[str, str]]:
             parameter_bytes=nbytes(weights),
             state_bytes=sum(item.component.state_bytes for item in items),
             token_bytes=sum(item.component.token_bytes for item in items),
-            start_from=_resolve([n for item in items for n in item.refers(item.component.start_from)], holders),
+            start_from=_starts([n for item in items for n in item.refers(item.component.start_from)], holders, stores),
             conditioned_on=_resolve([n for item in items for n in item.refers(item.component.conditioned_on)], holders),
         )
         rows.append(row)
     return rows, holders
+
+
+def _starts(paths: list[str], holders: dict[str, str], stores: dict[str, str]) -> tuple[str, ...]:
+    """Return the rows that hold the parameters, or are the memories, that these paths name."""
+    return tuple(dict.fromkeys((*_resolve(paths, holders), *(stores[path] for path in paths if path in stores))))
 
 
 def _names(groups: dict[tuple[object, ...], list[Found]]) -> list[str]:
