@@ -26,6 +26,15 @@ def test_another_bound_and_none():
     assert norm.tolist() == [5.0, 50.0]
 
 
+def test_the_clip_can_be_differentiated_where_a_gradient_vanishes():
+    """By hand: for x / |x| the slope of the first entry is (y^2, -x y) / |x|^3; below the bound it is the identity."""
+    grad = torch.tensor([[3.0, 4.0], [0.3, 0.4], [1e-19, 0.0], [0.0, 0.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(clip_rows(grad)[0][:, 0].sum(), grad)
+    torch.testing.assert_close(slope, torch.tensor([[0.128, -0.096], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]))
+    (slope,) = torch.autograd.grad(clip_rows(grad, math.inf)[0][:, 0].sum(), grad)
+    assert slope.tolist() == [[1.0, 0.0]] * 4
+
+
 def test_a_vanishing_gradient_is_finite_and_grows_into_its_bound():
     tiny = torch.full((1, 4), 1e-38)
     clipped, _ = clip_rows(tiny, 1e-39)

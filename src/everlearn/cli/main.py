@@ -22,6 +22,7 @@ VERBS = {
     "predict": "label texts with what was learned; learns nothing",
     "eval": "measure a memory on other text or records; learns nothing",
     "paper": "show where an equation of the paper lives in the code and in the tests",
+    "describe": "take a model apart into nested levels: a table, JSON, a drawing; ours or from Hugging Face",
     "doctor": "show what this machine offers: device, threads, versions, memory, disk",
 }
 

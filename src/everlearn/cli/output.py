@@ -32,17 +32,8 @@ class Output:
     json: str | None = None
 
     def __post_init__(self) -> None:
-        if self.json is None or self.json == "-":
-            return
-        path = Path(self.json)
-        if path.is_dir() or not path.name:
-            raise UserError(f"--json {self.json!r} is a folder; give the name of a file, or - for standard output")
-        if not path.parent.is_dir():
-            raise UserError(
-                f"--json {self.json!r} lies in a folder that does not exist; create it: mkdir -p {path.parent}"
-            )
-        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
-            raise UserError(f"--json {self.json!r} cannot be written there; choose a path that this user may write")
+        if self.json is not None and self.json != "-":
+            check_target("--json", self.json)
 
     @property
     def stream(self) -> TextIO:
@@ -72,15 +63,42 @@ class Output:
         if self.json == "-":
             sys.stdout.write(text)
             return
+        self.write(self.json, text)
+
+    def write(self, target: str, text: str) -> None:
+        """Write a text file, whole or not at all, and say so.
+
+        Args:
+            target: a path that `check_target` has let through.
+            text: the whole content.
+        """
         from everlearn.memory.files import atomic_write
 
         # a link keeps pointing where it does; a pipe or a device cannot be replaced by a file, and must not be
-        path = Path(self.json)
+        path = Path(target)
         if path.exists() and not path.is_file():
             path.write_text(text)
         else:
             atomic_write(path.resolve(), text.encode(), private=False)
-        self.say(f"wrote {self.json}")
+        self.say(f"wrote {target}")
+
+
+def check_target(option: str, target: str) -> None:
+    """Refuse a file that could not be written at the end of a run.
+
+    Args:
+        option: as the user typed it, such as "--json".
+        target: the path that was given.
+    Raises:
+        UserError: a folder, a folder that does not exist, or one that this user may not write.
+    """
+    path, other = Path(target), ", or - for standard output" if option == "--json" else ""
+    if path.is_dir() or not path.name:
+        raise UserError(f"{option} {target!r} is a folder; give the name of a file{other}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {target!r} lies in a folder that does not exist; create it: mkdir -p {path.parent}")
+    if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+        raise UserError(f"{option} {target!r} cannot be written there; choose a path that this user may write")
 
 
 def finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.layers.inputs import check_input
+from everlearn.levels.component import TOKENS, Component
 from everlearn.memory.state import LayerState, Tensors
 
 
@@ -124,6 +125,22 @@ class Attention(nn.Module):
         slots = positions.gather(1, order).masked_fill(~keep.gather(1, order), 0)
         index = order[:, :, None, None]
         return {name: stored[name].take_along_dim(index, 1) for name in ("k", "v")} | {"positions": slots}
+
+    def components(self) -> list[Component]:
+        """Return the keys and values that it keeps, and the projections that make them."""
+        cache = Component(
+            name="",
+            kind="attention",
+            update_period=1,
+            unit=TOKENS,
+            token_bytes=2 * self.dim * self.qkv.weight.element_size() + torch.int64.itemsize,  # k, v and the position
+            max_tokens=self.window,
+            objective="kernel regression on its values",
+            rule="keep every token",
+            context_flow="tokens of the row",
+            conditioned_on=("qkv",),
+        )
+        return [cache, Component(name="", kind="projections", owns=("qkv", "out"))]
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:

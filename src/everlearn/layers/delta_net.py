@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.layers.inputs import check_input
+from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, Tensors, where_rows
 from everlearn.ops.delta_rule import delta_rule
 
@@ -157,6 +158,32 @@ class DeltaMemory(nn.Module):
         log_alpha = F.logsigmoid(alpha)
         limit = 1 if self.gated else 1 + log_alpha.exp()
         return limit * torch.sigmoid(eta), log_alpha
+
+    def components(self) -> list[Component]:
+        """Return the matrices per head, the tail of the convolution, and the parameters that make keys and values."""
+        matrix = Component(
+            name="",
+            kind="matrix memory",
+            update_period=1,
+            unit=TOKENS,
+            state_bytes=row_bytes(self.initial_state(0).memory.values()),
+            objective="L2 |S k - v|^2",
+            rule="gd, retention alpha",
+            context_flow="tokens of the row",
+            conditioned_on=("qkv", "conv", "gates"),
+        )
+        tail = Component(
+            name="conv",
+            kind="convolution window",
+            update_period=1,
+            unit=TOKENS,
+            state_bytes=(self.conv_width - 1) * self.conv.shape[1] * self.conv.element_size(),
+            rule=f"keep the last {self.conv_width - 1} tokens",
+            context_flow="tokens of the row",
+            conditioned_on=("qkv",),
+        )
+        own = ("qkv", "conv", "gates", "norm", "out")
+        return [matrix, tail, Component(name="", kind="projections", owns=own)]
 
 
 def unit(x: Tensor) -> Tensor:

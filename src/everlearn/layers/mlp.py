@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everlearn.levels.component import Component
+
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply by a matrix that all rows share, [out, in], or that each row owns, [B, out, in]; x is [B, T, in]."""
@@ -46,3 +48,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x, [B, T, dim], to [B, T, dim]."""
         return swiglu(x, **self.weights())
+
+    def components(self) -> list[Component]:
+        """Return its three matrices as one component."""
+        return [Component(name="", kind="MLP", owns=("gate", "up", "down"))]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from everlearn.layers.cms import CMS, Update
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.level_step import Update
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.rows import check_tokens
 
@@ -24,7 +27,7 @@ class LearningModel(Protocol):
         """Return logits [B, T, V] and the state after the tokens."""
         ...
 
-    def memories(self) -> Mapping[str, CMS]:
+    def memories(self) -> Mapping[str, ContinuumMemory]:
         """Return the memories that learn, by the name of their layer."""
         ...
 
@@ -48,7 +51,13 @@ class NotFiniteError(ValueError):
 
 
 def learn_chunk(
-    model: LearningModel, ids: Tensor, state: ModelState, mask: Tensor | None = None, *, differentiable: bool = False
+    model: LearningModel,
+    ids: Tensor,
+    state: ModelState,
+    mask: Tensor | None = None,
+    *,
+    differentiable: bool = False,
+    second_order: bool = False,
 ) -> tuple[ChunkReport, ModelState]:
     """Score one chunk, take one gradient per row, and let the levels that are due step.  [NL eq. 71]
 
@@ -62,6 +71,8 @@ def learn_chunk(
         mask: [B, n + 1] bool, right padding only; a row with fewer than two real tokens learns nothing.
         differentiable: keep the graph, so that an outer loss can train through the writes (first order: the inner
             gradient itself is taken as given).
+        second_order: also keep the graph of the inner gradient, so that the outer gradient is exact and a start can be
+            meta-learned (MAML). Implies `differentiable`; the values are the same to rounding.
     Returns:
         report: the score of every target and what the levels did.
         state: after the inputs (the last token is not consumed yet).
@@ -75,14 +86,15 @@ def learn_chunk(
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
     has_target = real[:, 1:]
     count = has_target.sum(1)
+    differentiable = differentiable or second_order
     start = state if differentiable else state.detach()
-    with torch.enable_grad():
+    with torch.enable_grad(), _twice_differentiable(second_order):
         memories = model.memories()
         tracked = {name: cms.track(start.layer(name), len(ids)) for name, cms in memories.items()}
         logits, after = model(ids[:, :-1], with_layers(start, tracked), has_target)
         nll = token_nll(logits, ids[:, 1:]) * has_target
         weights = {name: list(cms.weights(tracked[name]).values()) for name, cms in memories.items()}
-        grads = iter(_gradients(nll, count, [w for own in weights.values() for w in own], differentiable))
+        grads = iter(_gradients(nll, count, [w for own in weights.values() for w in own], differentiable, second_order))
     if not differentiable:
         nll, after = nll.detach(), after.detach()
     written: dict[str, LayerState] = {}
@@ -105,10 +117,19 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").reshape(targets.shape)
 
 
-def _gradients(nll: Tensor, count: Tensor, weights: list[Tensor], differentiable: bool) -> tuple[Tensor, ...]:
+def _twice_differentiable(needed: bool) -> AbstractContextManager[None]:
+    """Let attention use the only kernel whose gradient has a gradient itself, where one is needed."""
+    return sdpa_kernel(SDPBackend.MATH) if needed else nullcontext()
+
+
+def _gradients(
+    nll: Tensor, count: Tensor, weights: list[Tensor], differentiable: bool, second_order: bool
+) -> tuple[Tensor, ...]:
     """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
     loss = (nll.sum(1) / count.clamp_min(1)).sum()
-    grads = torch.autograd.grad(loss, weights, retain_graph=differentiable) if weights else ()
+    grads = (
+        torch.autograd.grad(loss, weights, retain_graph=differentiable, create_graph=second_order) if weights else ()
+    )
     if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
         raise NotFiniteError(
             f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "

@@ -41,6 +41,7 @@ def read(
     learn: bool = True,
     end: End = "open",
     differentiable: bool = False,
+    second_order: bool = False,
 ) -> tuple[ReadReport, ModelState]:
     """Read a piece of each row's stream, chunk by chunk.  [NL eq. 71]
 
@@ -58,6 +59,7 @@ def read(
         end: "open" keeps the unfinished chunk for the next piece; "flush" learns from it and "drop" forgets it, and
             both close the segment, so that the next piece starts a new one.
         differentiable: see `learn_chunk`.
+        second_order: see `learn_chunk`.
     Returns:
         report: the score of every token.
         state: to pass to the next call.
@@ -74,12 +76,13 @@ def read(
         check_levels(cms.levels, chunk_size)
     buffer = _Buffer.join(state, ids, mask)
     state = replace(state, context={name: part for name, part in state.context.items() if name != "open"})
+    graph = {"differentiable": differentiable, "second_order": second_order}
     steps: dict[str, Tensor] = {}
     if not learn:
         state = buffer.consume(model, state)
     while learn and bool((active := buffer.left > chunk_size).any()):
         window, real = buffer.window(chunk_size + 1)
-        report, state = learn_chunk(model, window, state, real & active[:, None], differentiable=differentiable)
+        report, state = learn_chunk(model, window, state, real & active[:, None], **graph)
         buffer.score(report.nll, real[:, 1:] & active[:, None])
         buffer.start = buffer.start + chunk_size * active
         _count(steps, report.updates)
@@ -89,7 +92,7 @@ def read(
             logits, _ = model(window[:, :-1], state, real[:, 1:])
         buffer.score(token_nll(logits, window[:, 1:]), real[:, 1:])
         if end == "flush":
-            report, state = learn_chunk(model, window, state, real, differentiable=differentiable)
+            report, state = learn_chunk(model, window, state, real, **graph)
             _count(steps, report.updates)
     if end == "open":
         kept = {"ids": window, "count": buffer.left}

@@ -24,8 +24,10 @@ class DecoderConfig:
         levels: levels of the Continuum Memory System in order of application; empty for a plain MLP.
         chunk_size: tokens that share one gradient anchor while the model learns; divides every update_period.
         window: tokens that attention looks back, or None for all; the other mixers ignore it.
+        cms: how the levels are put together, a key of `models.presets.MEMORIES`: "sequential" (a chain), "nested" (one
+            MLP, whose start the slower levels learn) or "independent" (a weighted sum).
     Raises:
-        ValueError: sizes that do not fit each other.
+        ValueError: sizes that do not fit each other, or another `cms` than a chain without a level to put in it.
     """
 
     mixer: str = "delta_net"
@@ -37,9 +39,10 @@ class DecoderConfig:
     levels: tuple[Level, ...] = ()
     chunk_size: int = 64
     window: int | None = None
+    cms: str = "sequential"
 
     def __post_init__(self) -> None:
-        sizes = {name: value for name, value in vars(self).items() if name not in ("mixer", "levels", "window")}
+        sizes = {name: value for name, value in vars(self).items() if name not in ("mixer", "levels", "window", "cms")}
         for name, value in {**sizes, "window": 1 if self.window is None else self.window}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -50,10 +53,17 @@ class DecoderConfig:
             )
         if self.levels:
             check_levels(self.levels, self.chunk_size)
+        elif self.cms != "sequential":
+            raise ValueError(
+                f"cms is {self.cms!r}, but the model has no level to put together; give levels, or leave it"
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; endless periods become the word "never"."""
+        """Return plain JSON data; endless periods become the word "never", and a chain names no `cms`."""
         data = dataclasses.asdict(self)
+        # a model's fingerprint is taken over this, and a chain is what it was before there was a choice
+        if self.cms == "sequential":
+            del data["cms"]
         for level in data["levels"]:
             if level["update_period"] == math.inf:
                 level["update_period"] = "never"

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everlearn.layers.cms import CMS, Update
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
-from everlearn.levels import Level
+from everlearn.levels import Component, Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.config import DecoderConfig
-from everlearn.models.presets import MIXERS, Mixer
+from everlearn.models.presets import MEMORIES, MIXERS, Mixer
 from everlearn.models.rows import check_tokens, unpack, without_padding
 
 
@@ -27,11 +28,7 @@ class Block(nn.Module):
         self.mixer_norm = nn.RMSNorm(config.dim)
         self.mixer: Mixer = MIXERS[config.mixer](config)
         self.mlp_norm = nn.RMSNorm(config.dim)
-        self.mlp: nn.Module
-        if config.levels:
-            self.mlp = CMS(config.dim, config.hidden_dim, config.levels, chunk_size=config.chunk_size)
-        else:
-            self.mlp = SwiGLU(config.dim, config.hidden_dim)
+        self.mlp = MEMORIES[config.cms](config) if config.levels else SwiGLU(config.dim, config.hidden_dim)
 
     def forward(
         self, x: Tensor, mixer: LayerState, memory: LayerState, mask: Tensor | None
@@ -40,7 +37,7 @@ class Block(nn.Module):
         y, mixer = self.mixer(self.mixer_norm(x), mixer, mask)
         x = x + y
         h = self.mlp_norm(x)
-        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, CMS) else self.mlp(h)), mixer
+        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, ContinuumMemory) else self.mlp(h)), mixer
 
 
 class Decoder(nn.Module):
@@ -60,6 +57,8 @@ class Decoder(nn.Module):
         super().__init__()
         if config.mixer not in MIXERS:
             raise ValueError(f"mixer {config.mixer!r} is unknown; choose one of {', '.join(MIXERS)}")
+        if config.cms not in MEMORIES:
+            raise ValueError(f"cms {config.cms!r} is unknown; choose one of {', '.join(MEMORIES)}")
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -68,9 +67,9 @@ class Decoder(nn.Module):
         start = self.initial_state(0).memory
         self._memory_shapes = {layer: {n: t.shape[1:] for n, t in own.items()} for layer, own in start.items()}
 
-    def memories(self) -> dict[str, CMS]:
+    def memories(self) -> dict[str, ContinuumMemory]:
         """Return the memories that learn from the task's gradient, by the name of their layer."""
-        return {f"blocks.{i}.mlp": b.mlp for i, b in enumerate(self._blocks()) if isinstance(b.mlp, CMS)}
+        return {f"blocks.{i}.mlp": b.mlp for i, b in enumerate(self._blocks()) if isinstance(b.mlp, ContinuumMemory)}
 
     def initial_state(self, batch_size: int) -> ModelState:
         """Return what `batch_size` fresh streams start from: the learned starts of all memories."""
@@ -108,7 +107,7 @@ class Decoder(nn.Module):
             return self._forward_packed(ids, state, mask, document_ids)
         zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         state = state or ModelState({}, {}, zeros, zeros)
-        self._check_state(state)
+        self.check_state(state)
         x, state = self._read(ids, state, None) if mask is None else without_padding(self._read, ids, state, mask)
         return F.linear(self.norm(x), self.embedding.weight), state
 
@@ -164,8 +163,12 @@ class Decoder(nn.Module):
         """Return a hash of the shapes, the parameters and what else decides results; levels' rates are left out."""
         return fingerprint(self.config, self.state_dict())
 
-    def _check_state(self, state: ModelState) -> None:
-        """Refuse a state that another model has written; a layer that carries nothing yet is fresh."""
+    def check_state(self, state: ModelState) -> None:
+        """Refuse a state that another model has written; a layer that carries nothing yet is fresh.
+
+        Raises:
+            ValueError: a memory that this model lacks, or one of another shape.
+        """
         for layer, expected in self._memory_shapes.items():
             own = state.memory.get(layer)
             if own is None and layer not in state.context:
@@ -229,6 +232,10 @@ class Decoder(nn.Module):
         packed = logits.new_zeros(ids.numel(), logits.shape[-1])
         packed = packed.index_put((source[real],), logits[real])
         return packed.reshape(*ids.shape, -1), state.rows(last)
+
+    def components(self) -> list[Component]:
+        """Return the embedding, which is also the head; the blocks and their layers answer for themselves."""
+        return [Component(name="", kind="embedding", owns=("embedding",))]
 
 
 def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""Which mixer a preset has, and ready-made configs: a new variant is a row here."""
+"""Which mixer a preset has, how its levels are put together, and ready-made configs: a new variant is a row here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from everlearn.layers.attention import Attention
+from everlearn.layers.cms import CMS, IndependentCMS
+from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.delta_net import DeltaMemory
+from everlearn.layers.nested import NestedCMS
 from everlearn.levels import Level
 from everlearn.models.config import DecoderConfig
 
@@ -15,6 +18,12 @@ MIXERS: dict[str, Callable[[DecoderConfig], Mixer]] = {
     "attention": lambda c: Attention(c.dim, c.num_heads, window=c.window),
     "delta_net": lambda c: DeltaMemory(c.dim, c.num_heads),
     "gated_delta_net": lambda c: DeltaMemory(c.dim, c.num_heads, gated=True),
+}
+
+MEMORIES: dict[str, Callable[[DecoderConfig], ContinuumMemory]] = {
+    "sequential": lambda c: CMS(c.dim, c.hidden_dim, c.levels, chunk_size=c.chunk_size),
+    "nested": lambda c: NestedCMS(c.dim, c.hidden_dim, c.levels, chunk_size=c.chunk_size),
+    "independent": lambda c: IndependentCMS(c.dim, c.hidden_dim, c.levels, chunk_size=c.chunk_size),
 }
 
 # fast forgets at the end of each document; mid and slow persist, and move a fourth and a sixteenth as often
