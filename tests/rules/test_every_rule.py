@@ -105,6 +105,24 @@ def test_nothing_that_is_given_is_written(rule):
     assert all(torch.equal(first[1][name], again[1][name]) for name in again[1])
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [*CASES, partial(rules.momentum, average=False)],
+    ids=[*(rule.__name__ for rule in CASES), "printed_momentum"],
+)
+def test_nothing_that_is_returned_lies_in_the_memory_of_an_argument(rule):
+    """A gradient that is zeroed in place, or weights that are written, must not reach into the slots."""
+    case = CASES.get(rule, Case())
+    W, keys, values = stream(case, 2)
+    slots = {}
+    for k, v in zip(keys[:3], values[:3], strict=True):
+        grad, key = gradient(case, W, k, v), k if case.keys else None
+        new, slots = rule(W, grad, key, slots, eta=ETA)
+        given = {tensor.untyped_storage().data_ptr() for tensor in (W, grad, k)}
+        assert not given & {tensor.untyped_storage().data_ptr() for tensor in (new, *slots.values())}
+        W = new
+
+
 @every_rule
 def test_rows_never_mix(rule):
     """Four matrices of very different gradients equal each alone: sums over a matrix may be ordered otherwise."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everlearn.optim.inputs import Inputs
 from everlearn.rules import Rule
+from everlearn.rules.shapes import as_matrix
 
 
 class FromRule(torch.optim.Optimizer):
@@ -65,7 +66,7 @@ class FromRule(torch.optim.Optimizer):
         # every key before the first change, so that a refusal leaves all weights as they were
         keys = [self._key(weight) for weight, _ in ready]
         for (weight, lr), key in zip(ready, keys, strict=True):
-            matrix, grad = _as_matrix(weight), _as_matrix(weight.grad)
+            matrix, grad = _flat(weight), _flat(weight.grad)
             changed, slots = self.rule(matrix, grad, key, dict(self.state[weight]), eta=lr)
             weight.copy_(changed.reshape(weight.shape))
             self.state[weight] = slots
@@ -97,6 +98,6 @@ class FromRule(torch.optim.Optimizer):
         return key
 
 
-def _as_matrix(tensor: Tensor) -> Tensor:
+def _flat(tensor: Tensor) -> Tensor:
     """Return a matrix as it is, a vector as one row, a convolution as [out, the rest]."""
-    return tensor.reshape(1, -1) if tensor.ndim < 2 else tensor.flatten(1)
+    return tensor.flatten(1) if tensor.ndim > 2 else as_matrix(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from everlearn.rules.average import decaying_average, mass_after
@@ -42,6 +43,6 @@ def momentum(
     if average:
         step, slots = decaying_average(slots, "m", grad, beta)
     else:
-        step = grad + beta * slots["m"] if slots else grad
+        step = grad + beta * (slots["m"] if slots else torch.zeros_like(grad))
         slots = {"m": step, "mass": mass_after(slots, grad, beta)}
     return weights - eta * step, slots
