@@ -45,7 +45,7 @@ def tasks_at_angle(angle: float, draws: int, *, count: int = 8, dim: int = 16, o
     normal = torch.randn(draws, dim, count, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(normal).Q.mT
     cosine = math.cos(math.radians(angle))
-    gram = torch.full((count, count), cosine, dtype=torch.float64).fill_diagonal_(1.0)
+    gram = cosine + (1 - cosine) * torch.eye(count, dtype=torch.float64)
     targets = torch.randn(draws, count, out, generator=generator, dtype=torch.float64)
     return Tasks(torch.linalg.cholesky(gram) @ basis, targets / targets.norm(dim=-1, keepdim=True))
 
