@@ -190,5 +190,6 @@ def test_ten_thousand_writes_leave_every_row_of_the_ladder_finite(rung):
         state, _ = memory.write(memory.init(bench.ROWS), keys, values)
     assert all(x.isfinite().all() for x in tensors(state).values())
     # what fits pairs answers with about what it was given; only the dot product may grow with the writes
-    bound = bench.WRITES if rung in ("linear attention", "RetNet") else 20
+    # and a sum of 10,000 float32 numbers of norm 1 may be rounded by as many units of 1e-7 each
+    bound = 1.001 * bench.WRITES if rung in ("linear attention", "RetNet") else 20
     assert memory.read(state, keys[:, -100:]).norm(dim=-1).max() <= bound
