@@ -48,7 +48,7 @@ class ContinuumMemory(LeveledMemory, ABC):
     ) -> None:
         super().__init__(levels, chunk_size=chunk_size, rule=rule, max_norm=max_norm, reduce=reduce)
         self.dim = dim
-        owners = [level.name for level in self.levels if level.name not in self._slower]
+        owners = [level.name for level in self.read_levels if level.name not in self._slower]
         self.mlps = nn.ModuleDict({name: SwiGLU(dim, hidden_dim) for name in owners})
 
     def forward(

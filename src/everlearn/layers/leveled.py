@@ -21,9 +21,10 @@ class LeveledMemory(nn.Module, ABC):
 
         theta_l <- theta_l - eta_l clip_1(mean gradient of the tokens of its last period)
 
-    The state holds the absolute weights of every level that learns, "level.part" -> [B, out, in], one row per stream;
-    what they start from, and how they are read, is what a subclass says. Reading and writing are two steps, because
-    the gradient of a task belongs to the whole model:
+    A level with `mean_of` is the running mean of another one's weights instead; see `Level`. The state holds the
+    absolute weights of every level that learns, "level.part" -> [B, out, in], one row per stream; what they start
+    from, and how they are read, is what a subclass says. Reading and writing are two steps, because the gradient of a
+    task belongs to the whole model:
 
         state = memory.track(state)                                  # the weights as leaves of a graph
         ...                                                          # read them: a loss of the whole model
@@ -58,19 +59,33 @@ class LeveledMemory(nn.Module, ABC):
         self.levels = check_levels(levels, chunk_size)
         self.chunk_size, self.rule, self.max_norm, self.reduce = chunk_size, rule, max_norm, reduce
         self._slower = self._links()
+        self._means = {level.mean_of: level for level in self.levels if level.mean_of is not None}
 
     @abstractmethod
     def learned_start(self, level: str) -> Mapping[str, Tensor]:
-        """Return what a fresh stream's level starts from: part -> [out, in]; a part's name may hold dots."""
+        """Return what a fresh stream's level starts from: part -> [out, in]; a part's name may hold dots.
+
+        It is asked for levels that are no running mean and that restart from no other.
+        """
 
     @abstractmethod
     def _links(self) -> dict[str, str]:
         """Return which level restarts from the weights of which other; the rest own a learned start each."""
 
     @property
+    def read_levels(self) -> tuple[Level, ...]:
+        """Return the levels that an output may read: all but the running means."""
+        return tuple(level for level in self.levels if level.mean_of is None)
+
+    @property
     def learning_levels(self) -> tuple[Level, ...]:
         """Return the levels that can ever change; the others are read from the parameters."""
-        return tuple(level for level in self.levels if level.update_period != math.inf)
+        return tuple(lv for lv in self.levels if lv.update_period != math.inf or lv.mean_of is not None)
+
+    @property
+    def _stepping(self) -> tuple[Level, ...]:
+        """Return the levels that collect a gradient and step."""
+        return tuple(level for level in self.learning_levels if level.mean_of is None)
 
     def initial_state(self, batch_size: int) -> LayerState:
         """Return what a fresh stream starts from: the learned weights for each row, and clocks at zero."""
@@ -79,8 +94,10 @@ class LeveledMemory(nn.Module, ABC):
             for part, weight in self._start(level.name, {}).items():
                 rows = weight.expand(batch_size, *weight.shape)
                 memory[f"{level.name}.{part}"] = rows
-                memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows)
-            memory[f"{level.name}.tokens"] = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
+                if level.mean_of is None:
+                    memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows)
+            if level.mean_of is None:
+                memory[f"{level.name}.tokens"] = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         return LayerState(memory)
 
     def weights(self, state: LayerState) -> Tensors:
@@ -92,7 +109,7 @@ class LeveledMemory(nn.Module, ABC):
         self._check(state)
         return {
             f"{level.name}.{part}": state.memory[f"{level.name}.{part}"]
-            for level in self.learning_levels
+            for level in self._stepping
             if level.name not in self._slower.values()
             for part in self._start(level.name, {})
         }
@@ -134,7 +151,7 @@ class LeveledMemory(nn.Module, ABC):
             for follower in self._chain(read):
                 old = memory[f"{follower}.{part}.grad"]
                 memory[f"{follower}.{part}.grad"] = where_rows(rows, old + summed, old)
-        for level in self.learning_levels:
+        for level in self._stepping:
             memory[f"{level.name}.tokens"] = memory[f"{level.name}.tokens"] + tokens
         return replace(state, memory=memory)
 
@@ -153,7 +170,7 @@ class LeveledMemory(nn.Module, ABC):
         """
         self._check(state)
         memory, updates = dict(state.memory), {}
-        for level in self.learning_levels:
+        for level in self._stepping:
             tokens = memory[f"{level.name}.tokens"]
             due = level.due(tokens, event)
             due = due if rows is None else due & rows
@@ -161,6 +178,8 @@ class LeveledMemory(nn.Module, ABC):
                 updates[level.name] = Update(due, self._step(level, memory, due))
                 memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
                 self._restart_faster(level.name, memory, due)
+                if level.name in self._means:
+                    updates[self._means[level.name].name] = self._follow(level.name, memory, due)
         return replace(state, memory=memory), updates
 
     def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> tuple[LayerState, dict[str, Update]]:
@@ -173,9 +192,11 @@ class LeveledMemory(nn.Module, ABC):
         """
         state, updates = self.write(state, event, rows)
         memory = dict(state.memory)
-        for level in self.learning_levels:
+        # a mean first: what restarts from it at the same event starts where it does
+        for level in sorted(self.learning_levels, key=lambda level: level.mean_of is None):
             if level.reset == event:
-                every = torch.ones_like(memory[f"{level.name}.tokens"], dtype=torch.bool)
+                one = next(iter(memory.values()))
+                every = torch.ones(len(one), dtype=torch.bool, device=one.device)
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
 
@@ -184,9 +205,19 @@ class LeveledMemory(nn.Module, ABC):
         start = self._start(level.name, memory)
         return step_level(memory, level, start, due, rule=self.rule, max_norm=self.max_norm, reduce=self.reduce)
 
+    def _follow(self, level: str, memory: Tensors, rows: Tensor) -> Update:
+        """Move the running mean of a level that has just stepped in some rows."""
+        mean = self._means[level]
+        for part in self._start(level, {}):
+            name = f"{mean.name}.{part}"
+            moved = torch.lerp(memory[name], memory[f"{level}.{part}"], 1 - mean.decay)
+            memory[name] = where_rows(rows, moved, memory[name])
+        return Update(rows, torch.zeros(len(rows), dtype=torch.float64, device=rows.device))
+
     def _restart(self, level: str, memory: Tensors, rows: Tensor) -> None:
-        """Set a level back to its start in some rows: weights, collected gradient, clock and what its rule keeps."""
-        start = self._start(level, memory)
+        """Set a level back in some rows: weights to its mean or start; gradient, clock and what its rule keeps to 0."""
+        own_mean = self._means.get(level)
+        start = self._start(level, memory) if own_mean is None else self._level_weights(own_mean.name, memory)
         for name in [n for n in memory if n.startswith(f"{level}.")]:
             fresh = start.get(name.removeprefix(f"{level}."), torch.zeros_like(memory[name]))
             memory[name] = where_rows(rows, fresh.expand_as(memory[name]), memory[name])
@@ -200,7 +231,7 @@ class LeveledMemory(nn.Module, ABC):
 
     def _chain(self, level: str) -> list[str]:
         """Return a level that is read and the slower ones that learn from its gradient, without those that never do."""
-        learning = [lv.name for lv in self.learning_levels]
+        learning = [lv.name for lv in self._stepping]
         chain = [level]
         while (slower := self._slower.get(chain[-1])) in learning:
             chain.append(slower)
@@ -219,7 +250,11 @@ class LeveledMemory(nn.Module, ABC):
                     )
 
     def _start(self, level: str, memory: Tensors) -> Tensors:
-        """Return what a level starts from: its learned start, or the weights of the level that it restarts from."""
+        """Return what a level starts from: its learned start, or the weights of the level that it is nested in.
+
+        A running mean starts where the level that it follows does.
+        """
+        level = next((followed for followed, mean in self._means.items() if mean.name == level), level)
         if level in self._slower:
             return self._level_weights(self._slower[level], memory)
         return dict(self.learned_start(level))
