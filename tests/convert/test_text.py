@@ -27,9 +27,8 @@ def byte_level():
 def pieces():
     """Return a tokenizer like Llama 2's, Mistral's and Gemma's: pieces of text, and bytes where there are none."""
     words = ["<end>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *"Tobenrthaisqu,:", "\u2581be", "\u2581to"]
-    vocabulary = {word: i for i, word in enumerate(words)}
     merges = [("\u2581", "b"), ("\u2581b", "e"), ("\u2581", "t"), ("\u2581t", "o")]
-    vocabulary |= {a + b: len(vocabulary) + i for i, (a, b) in enumerate(merges) if a + b not in vocabulary}
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*words, *(a + b for a, b in merges)]))}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
@@ -60,6 +59,7 @@ def test_each_token_counts_the_bytes_of_its_own_text(model):
 def test_special_tokens_stand_for_nothing(model):
     end = torch.tensor([model.tokenizer.eos_token_id])
     assert model.count_bytes(end).tolist() == [0]
+    assert model.count_bytes(torch.tensor([511])).tolist() == [0]  # the model has more tokens than the tokenizer
     assert model.decode(torch.cat([model.encode("be"), end])) == "be"
 
 
