@@ -11,10 +11,11 @@ from everlearn.learn.store_protocol import Store
 from everlearn.memory.files import atomic_write
 from everlearn.models.checkpoint import load_model, save_model
 from everlearn.models.decoder import Decoder
+from everlearn.models.protocol import TextModel
 from everlearn.store.folder import FolderStore
 
 
-def learner(model: Decoder, store: Store | Path | str | None = None) -> Learner:
+def learner(model: TextModel, store: Store | Path | str | None = None) -> Learner:
     """Return a `Learner`; a path becomes a folder with one file per user.
 
     Args:
@@ -35,6 +36,8 @@ def save(reader: Learner, folder: Path | str) -> None:
         folder: made when it is missing; `load` takes it, and so does `everlearn eval --state`.
     """
     folder = Path(folder)
+    if not isinstance(reader.model, Decoder):
+        raise ValueError(f"a {type(reader.model).__name__} cannot be saved here; save a Decoder")
     save_model(reader.model, folder / BASE)
     store = FolderStore(folder / USERS, reader.model.fingerprint(), reader.model.initial_state(1))
     for user in reader.known_users():

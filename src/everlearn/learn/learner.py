@@ -15,8 +15,7 @@ from everlearn.learn.stream import End, check_end, read
 from everlearn.memory.codec import check_fits
 from everlearn.memory.state import ModelState, concat_rows, take_level
 from everlearn.memory.users import user_name
-from everlearn.models.decoder import Decoder
-from everlearn.models.text import decode, encode
+from everlearn.models.protocol import TextModel
 
 
 @dataclass(frozen=True)
@@ -26,27 +25,31 @@ class Score:
     Args:
         bits: cost of each token in bits, [T]; NaN for the first of a segment, which nothing predicts.
         steps: level name -> how often it stepped while the text was read; empty for a mere score.
+        num_bytes: bytes of UTF-8 that each token stands for, [T]; None says one each.
     """
 
     bits: Tensor
     steps: dict[str, int]
+    num_bytes: Tensor | None = None
 
     @property
     def bits_per_byte(self) -> float:
-        """Return the mean over all predicted tokens (bytes, for a byte model); NaN when there are none."""
-        return float(self.bits.nanmean())
+        """Return the cost of all predicted tokens over the bytes that they stand for; NaN when there are none."""
+        if self.num_bytes is None:
+            return float(self.bits.nanmean())
+        return float(self.bits.nansum() / self.num_bytes[~self.bits.isnan()].sum())
 
 
 class Learner:
     """Read, score and generate with a memory for each user.
 
-    `read` learns; `score` and `generate` never do. A text is scored byte by byte before anything is learned from it.
+    `read` learns; `score` and `generate` never do. A text is scored token by token before anything is learned from it.
 
     Args:
-        model: a byte-level decoder with a Continuum Memory System (without one, reading changes nothing).
+        model: a decoder of bytes, or a stacked model with its tokenizer; without levels, reading changes nothing.
         store: where memories outlive the process; None keeps them in this object only.
     Raises:
-        ValueError: a model whose vocabulary cannot hold every byte.
+        ValueError: a model that cannot encode a text.
     Example:
         >>> from everlearn.models import Decoder, preset
         >>> from everlearn.levels import Level
@@ -57,14 +60,12 @@ class Learner:
         {'fast': 4}
     """
 
-    def __init__(self, model: Decoder, store: Store | None = None) -> None:
-        if model.config.vocab_size < 256:
-            raise ValueError(
-                f"the model's vocab_size is {model.config.vocab_size}, but a text is read as bytes; build it with 256"
-            )
-        self.model, self.store = model.eval(), store
-        self.chunk_size = model.config.chunk_size
-        self.device = model.embedding.weight.device
+    def __init__(self, model: TextModel, store: Store | None = None) -> None:
+        # a model that has no alphabet says so now, and not when the first text comes
+        model.encode("a")
+        model.eval()
+        self.model, self.store = model, store
+        self.chunk_size, self.device = model.chunk_size, model.device
         with torch.no_grad():
             self._fresh = model.initial_state(1).detach()
         self._states: dict[str, ModelState] = {}
@@ -118,8 +119,9 @@ class Learner:
             ValueError: an empty text.
         """
         state = self._fresh if user is None else self.state(user)
-        report, _ = read(self.model, self._tokens(text, user)[None], state, chunk_size=self.chunk_size, learn=False)
-        return Score(report.nll[0].cpu() / math.log(2), {})
+        ids, opening = self._tokens(text, user), self._opening(user)
+        report, _ = read(self.model, torch.cat([opening, ids])[None], state, chunk_size=self.chunk_size, learn=False)
+        return Score(report.nll[0, len(opening) :].cpu() / math.log(2), {}, self.model.count_bytes(ids).cpu())
 
     def read(
         self, text: str | bytes | Mapping[str, str | bytes], user: str | None = None, *, end: End = "flush"
@@ -171,10 +173,15 @@ class Learner:
             raise ValueError("no text was given; give a text for each user, such as {'ada': '...'}")
         if len({user_name(user) for user in users}) < len(users):
             raise ValueError(f"the users {users!a} are one user in several spellings (Unicode); give each once")
-        rows = [self._tokens(text, name) for name, text in texts.items()]
+        openings = [self._opening(name) for name in users]
+        rows = [
+            torch.cat([o, self._tokens(text, name)]) for o, (name, text) in zip(openings, texts.items(), strict=True)
+        ]
         length = max(map(len, rows))
         ids = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in rows])
-        real = torch.arange(length, device=self.device) < torch.tensor([[len(row)] for row in rows], device=self.device)
+        place = torch.arange(length, device=self.device)
+        real = place < torch.tensor([[len(row)] for row in rows], device=self.device)
+        shown = real & (place >= torch.tensor([[len(opening)] for opening in openings], device=self.device))
         batch = concat_rows([self.state(name) for name in users], self._fresh)
         waiting = batch.context.get("open")
         start, stop = 0, self.chunk_size + 1 - (int(waiting["count"].max()) if waiting else 0)
@@ -192,8 +199,9 @@ class Learner:
                 batch, _ = self.model.tick(batch, "document")
             scores = {
                 name: Score(
-                    report.nll[i][real[i, start:stop]].cpu() / math.log(2),
+                    report.nll[i][shown[i, start:stop]].cpu() / math.log(2),
                     {level: int(steps[i]) for level, steps in report.steps.items() if steps[i]},
+                    self.model.count_bytes(ids[i, start:stop][shown[i, start:stop]]).cpu(),
                 )
                 for i, name in enumerate(users)
             }
@@ -236,7 +244,7 @@ class Learner:
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature {temperature} is not a number >= 0; 0 takes the likeliest token")
         state = self._fresh if user is None else self.state(user)
-        ids = self._tokens(prompt, user)[None]
+        ids = torch.cat([self._opening(user), self._tokens(prompt, user)])[None]
         generator = torch.Generator().manual_seed(seed)
         waiting = state.context.get("open")
         if waiting is not None:
@@ -246,15 +254,22 @@ class Learner:
             for _ in range(max_new_tokens):
                 logits, state = self.model(ids, state)
                 ids = _pick(logits[:, -1], temperature, generator)
+                if int(ids) in self.model.stop_ids:
+                    break
                 new.append(ids[0, 0])
-        return decode(torch.stack(new))
+        return self.model.decode(torch.stack(new)) if new else ""
 
     def _tokens(self, text: str | bytes, user: str | None) -> Tensor:
         """Return the tokens of a text, [T]; refuse an empty one."""
-        ids = encode(text).to(self.device)
+        ids = self.model.encode(text).to(self.device)
         if not len(ids):
             raise ValueError(f"the text{f' for user {user!r}' if user else ''} is empty; give at least one character")
         return ids
+
+    def _opening(self, user: str | None) -> Tensor:
+        """Return the tokens that open a text where no segment of the user is open, [0] where one is."""
+        start = self.model.start_ids if user is None or not self.position(user) else ()
+        return torch.tensor(start, dtype=torch.long, device=self.device)
 
     def _load(self, user: str) -> str:
         """Bring a user's memory in from the store, the first time it is asked for; return the name it is kept under."""
@@ -280,7 +295,8 @@ def _join(pieces: list[Score]) -> Score:
     for piece in pieces:
         for level, count in piece.steps.items():
             steps[level] = steps.get(level, 0) + count
-    return Score(torch.cat([piece.bits for piece in pieces]), steps)
+    sizes = [torch.ones_like(piece.bits) if piece.num_bytes is None else piece.num_bytes for piece in pieces]
+    return Score(torch.cat([piece.bits for piece in pieces]), steps, torch.cat(sizes))
 
 
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
