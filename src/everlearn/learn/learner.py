@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from everlearn.learn.guard import Guard, GuardEvent
+from everlearn.learn.score import Score, join
+from everlearn.learn.spans import ROLES, Rows, Text, Tokens, tokens_of
 from everlearn.learn.store_protocol import Notes, Store
 from everlearn.learn.stream import End, check_end, read
 from everlearn.memory.codec import check_fits
 from everlearn.memory.state import ModelState, concat_rows, take_level
 from everlearn.memory.users import user_name
 from everlearn.models.protocol import TextModel
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a text was predicted.
-
-    Args:
-        bits: cost of each token in bits, [T]; NaN for the first of a segment, which nothing predicts.
-        steps: level name -> how often it stepped while the text was read; empty for a mere score.
-        num_bytes: bytes of UTF-8 that each token stands for, [T]; None says one each.
-    """
-
-    bits: Tensor
-    steps: dict[str, int]
-    num_bytes: Tensor | None = None
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Return the cost of all predicted tokens over the bytes that they stand for; NaN when there are none."""
-        if self.num_bytes is None:
-            return float(self.bits.nanmean())
-        return float(self.bits.nansum() / self.num_bytes[~self.bits.isnan()].sum())
 
 
 class Learner:
@@ -48,6 +28,8 @@ class Learner:
     Args:
         model: a decoder of bytes, or a stacked model with its tokenizer; without levels, reading changes nothing.
         store: where memories outlive the process; None keeps them in this object only.
+        guard: asked at the end of every document whether what was learned may stay, such as `learn.ProbeGuard`; None
+            keeps it always.
     Raises:
         ValueError: a model that cannot encode a text.
     Example:
@@ -60,11 +42,11 @@ class Learner:
         {'fast': 4}
     """
 
-    def __init__(self, model: TextModel, store: Store | None = None) -> None:
+    def __init__(self, model: TextModel, store: Store | None = None, *, guard: Guard | None = None) -> None:
         # a model that has no alphabet says so now, and not when the first text comes
         model.encode("a")
         model.eval()
-        self.model, self.store = model, store
+        self.model, self.store, self.guard = model, store, guard
         self.chunk_size, self.device = model.chunk_size, model.device
         with torch.no_grad():
             self._fresh = model.initial_state(1).detach()
@@ -109,7 +91,7 @@ class Learner:
         state = snapshot if level is None else take_level(self.state(user), snapshot, level)
         self._commit({user: state}, None)
 
-    def score(self, text: str | bytes, user: str | None = None) -> Score:
+    def score(self, text: Text, user: str | None = None) -> Score:
         """Tell how well a text is predicted as what comes next; nothing is learned.
 
         Args:
@@ -119,20 +101,28 @@ class Learner:
             ValueError: an empty text.
         """
         state = self._fresh if user is None else self.state(user)
-        ids, opening = self._tokens(text, user), self._opening(user)
+        ids, opening = self._tokens(text, user).ids, self._opening(user, text)
         report, _ = read(self.model, torch.cat([opening, ids])[None], state, chunk_size=self.chunk_size, learn=False)
         return Score(report.nll[0, len(opening) :].cpu() / math.log(2), {}, self.model.count_bytes(ids).cpu())
 
     def read(
-        self, text: str | bytes | Mapping[str, str | bytes], user: str | None = None, *, end: End = "flush"
+        self,
+        text: Text | Mapping[str, Text],
+        user: str | None = None,
+        *,
+        end: End = "flush",
+        learn_from: Collection[str] = ROLES,
     ) -> Any:
         """Read a text and learn from it, chunk by chunk; each chunk is committed before the next is read.
 
         Args:
-            text: a text for `user`, or one for each of several users, who are read in one batch and never mix.
+            text: a text for `user`, or one for each of several users, who are read in one batch and never mix. A
+                conversation is a list of (role, text).
             user: whose memory learns; left out when `text` names the users.
             end: "flush" ends the document and learns from its last, unfinished chunk; "drop" ends it without;
                 "open" waits for more.
+            learn_from: roles whose words are learned from; plain text is a "document". All others are context: they
+                are scored, and give no gradient. What the model itself wrote is left out unless it is named.
         Returns:
             `Score`, or user -> `Score` when several users were read.
         Raises:
@@ -141,15 +131,16 @@ class Learner:
         if isinstance(text, Mapping) == (user is not None):
             raise ValueError("give read(text, user=NAME) for one user, or read({name: text, ...}) for several")
         texts = dict(text) if isinstance(text, Mapping) else {user or "": text}
-        pieces = list(self.stream(texts, end=end))
-        scores = {name: _join([piece[name] for piece in pieces]) for name in texts}
+        pieces = list(self.stream(texts, end=end, learn_from=learn_from))
+        scores = {name: join([piece[name] for piece in pieces]) for name in texts}
         return scores if isinstance(text, Mapping) else scores[user or ""]
 
     def stream(
         self,
-        texts: Mapping[str, str | bytes],
+        texts: Mapping[str, Text],
         *,
         end: End = "flush",
+        learn_from: Collection[str] = ROLES,
         note: Callable[[dict[str, Score]], Notes] | None = None,
     ) -> Iterator[dict[str, Score]]:
         """Read as `read` does, and yield after each commit: each piece closes one chunk.
@@ -158,7 +149,7 @@ class Learner:
 
         Args:
             texts: user -> text.
-            end: see `read`.
+            end, learn_from: see `read`.
             note: called with the scores of a piece before its commit; returns the JSON notes that are committed
                 with it. None keeps the notes as they are.
         Yields:
@@ -173,39 +164,39 @@ class Learner:
             raise ValueError("no text was given; give a text for each user, such as {'ada': '...'}")
         if len({user_name(user) for user in users}) < len(users):
             raise ValueError(f"the users {users!a} are one user in several spellings (Unicode); give each once")
-        openings = [self._opening(name) for name in users]
-        rows = [
-            torch.cat([o, self._tokens(text, name)]) for o, (name, text) in zip(openings, texts.items(), strict=True)
-        ]
-        length = max(map(len, rows))
-        ids = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in rows])
-        place = torch.arange(length, device=self.device)
-        real = place < torch.tensor([[len(row)] for row in rows], device=self.device)
-        shown = real & (place >= torch.tensor([[len(opening)] for opening in openings], device=self.device))
-        batch = concat_rows([self.state(name) for name in users], self._fresh)
+        before = [self.state(name) for name in users]
+        rows = Rows.of(
+            [self._tokens(text, name, learn_from) for name, text in texts.items()],
+            [self._opening(name, text) for name, text in texts.items()],
+        )
+        batch = concat_rows(before, self._fresh)
         waiting = batch.context.get("open")
         start, stop = 0, self.chunk_size + 1 - (int(waiting["count"].max()) if waiting else 0)
-        while start < length:
-            last = stop >= length
+        while start < rows.length:
+            last, piece = stop >= rows.length, rows.piece(start, stop)
             report, batch = read(
                 self.model,
-                ids[:, start:stop],
+                piece.ids,
                 batch,
-                real[:, start:stop],
+                piece.real,
+                skip=piece.skip,
                 chunk_size=self.chunk_size,
                 end=end if last else "open",
             )
+            states: list[ModelState] = [batch.rows([i]) for i in range(len(users))]
+            events: list[GuardEvent | None] = [None] * len(users)
             if last and end != "open":
-                batch, _ = self.model.tick(batch, "document")
+                states, events = self._close_document(before, batch)
             scores = {
                 name: Score(
-                    report.nll[i][shown[i, start:stop]].cpu() / math.log(2),
+                    report.nll[i][piece.shown[i]].cpu() / math.log(2),
                     {level: int(steps[i]) for level, steps in report.steps.items() if steps[i]},
-                    self.model.count_bytes(ids[i, start:stop][shown[i, start:stop]]).cpu(),
+                    self.model.count_bytes(piece.ids[i][piece.shown[i]]).cpu(),
+                    events[i],
                 )
                 for i, name in enumerate(users)
             }
-            self._commit({name: batch.rows([i]) for i, name in enumerate(users)}, note(scores) if note else None)
+            self._commit(dict(zip(users, states, strict=True)), note(scores) if note else None)
             yield scores
             start, stop = stop, stop + self.chunk_size
 
@@ -244,7 +235,7 @@ class Learner:
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature {temperature} is not a number >= 0; 0 takes the likeliest token")
         state = self._fresh if user is None else self.state(user)
-        ids = torch.cat([self._opening(user), self._tokens(prompt, user)])[None]
+        ids = torch.cat([self._opening(user, prompt), self._tokens(prompt, user).ids])[None]
         generator = torch.Generator().manual_seed(seed)
         waiting = state.context.get("open")
         if waiting is not None:
@@ -259,17 +250,25 @@ class Learner:
                 new.append(ids[0, 0])
         return self.model.decode(torch.stack(new)) if new else ""
 
-    def _tokens(self, text: str | bytes, user: str | None) -> Tensor:
-        """Return the tokens of a text, [T]; refuse an empty one."""
-        ids = self.model.encode(text).to(self.device)
-        if not len(ids):
-            raise ValueError(f"the text{f' for user {user!r}' if user else ''} is empty; give at least one character")
-        return ids
+    def _tokens(self, text: Text, user: str | None, learn_from: Collection[str] = ROLES) -> Tokens:
+        """Return the tokens of a text; refuse an empty one."""
+        return tokens_of(self.model, text, learn_from, f" for user {user!r}" if user else "")
 
-    def _opening(self, user: str | None) -> Tensor:
-        """Return the tokens that open a text where no segment of the user is open, [0] where one is."""
-        start = self.model.start_ids if user is None or not self.position(user) else ()
-        return torch.tensor(start, dtype=torch.long, device=self.device)
+    def _opening(self, user: str | None, text: Text) -> Tensor:
+        """Return the tokens that open a text, [0] where a segment of the user is open or they are in it already."""
+        opens = not isinstance(text, Tokens) and (user is None or not self.position(user))
+        return torch.tensor(self.model.start_ids if opens else (), dtype=torch.long, device=self.device)
+
+    def _close_document(
+        self, before: list[ModelState], batch: ModelState
+    ) -> tuple[list[ModelState], list[GuardEvent | None]]:
+        """End the document of every row; return each row's state and what the guard did to it."""
+        batch, _ = self.model.tick(batch, "document")
+        states: list[ModelState] = [batch.rows([i]) for i in range(len(before))]
+        if self.guard is None:
+            return states, [None] * len(states)
+        judged = [self.guard(old, new) for old, new in zip(before, states, strict=True)]
+        return [state for state, _ in judged], [event for _, event in judged]
 
     def _load(self, user: str) -> str:
         """Bring a user's memory in from the store, the first time it is asked for; return the name it is kept under."""
@@ -287,16 +286,6 @@ class Learner:
                 self.store.save(user, state, kept)
             name = user_name(user)
             self._states[name], self._notes[name] = state, kept
-
-
-def _join(pieces: list[Score]) -> Score:
-    """Return one score for the pieces of a text."""
-    steps: dict[str, int] = {}
-    for piece in pieces:
-        for level, count in piece.steps.items():
-            steps[level] = steps.get(level, 0) + count
-    sizes = [torch.ones_like(piece.bits) if piece.num_bytes is None else piece.num_bytes for piece in pieces]
-    return Score(torch.cat([piece.bits for piece in pieces]), steps, torch.cat(sizes))
 
 
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
