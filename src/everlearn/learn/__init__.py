@@ -1,5 +1,6 @@
 """The online learner."""
 
+from everlearn.learn.calibrate import Calibration, calibrate_lr
 from everlearn.learn.chunk import ChunkReport, NotFiniteError, learn_chunk
 from everlearn.learn.guard import Guard, GuardEvent, ProbeGuard
 from everlearn.learn.learner import Learner
@@ -9,6 +10,7 @@ from everlearn.learn.store_protocol import Store
 from everlearn.learn.stream import ReadReport, read
 
 __all__ = [
+    "Calibration",
     "ChunkReport",
     "Guard",
     "GuardEvent",
@@ -20,6 +22,7 @@ __all__ = [
     "Store",
     "Text",
     "Tokens",
+    "calibrate_lr",
     "learn_chunk",
     "read",
 ]

@@ -115,7 +115,7 @@ class ProbeGuard:
         report, _ = read(
             self.model, self._ids, self._closed(state, state), chunk_size=self.model.chunk_size, learn=False
         )
-        return float(report.nll.nansum()) / math.log(2) / self._bytes
+        return float(report.nll[0, 1:].sum()) / math.log(2) / self._bytes
 
     def _closed(self, state: ModelState, counters: ModelState) -> ModelState:
         """Return the memory of `state` between two documents, with the counters of another state."""
