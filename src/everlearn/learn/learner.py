@@ -73,6 +73,25 @@ class Learner:
         """Return the JSON notes that the last commit of this user carried."""
         return self._notes.get(self._load(user), {})
 
+    def whole(self, text: Text) -> Tokens:
+        """Return the tokens of a text with those that open it; of these, `position` tells which were read.
+
+        Raises:
+            ValueError: an empty text.
+        """
+        tokens, opening = self._tokens(text, None), self._opening(None, text)
+        return Tokens(torch.cat([opening, tokens.ids]), torch.cat([torch.zeros_like(opening).bool(), tokens.skip]))
+
+    def forget(self, user: str) -> bool:
+        """Remove a user's memory and notes, here and in the store; tell whether there was one.
+
+        What was exported, or copied by other means, is not reached.
+        """
+        name = user_name(user)
+        known = [self._states.pop(name, None) is not None, bool(self.store and self.store.forget(name))]
+        self._notes.pop(name, None)
+        return any(known)
+
     def position(self, user: str) -> int:
         """Return how many tokens of the open segment have been read, the unfinished chunk included."""
         state = self.state(user)
@@ -112,6 +131,7 @@ class Learner:
         *,
         end: End = "flush",
         learn_from: Collection[str] = ROLES,
+        event: str = "document",
     ) -> Any:
         """Read a text and learn from it, chunk by chunk; each chunk is committed before the next is read.
 
@@ -123,6 +143,7 @@ class Learner:
                 "open" waits for more.
             learn_from: roles whose words are learned from; plain text is a "document". All others are context: they
                 are scored, and give no gradient. What the model itself wrote is left out unless it is named.
+            event: what the end of the text is, for levels that step or restart then, such as "turn".
         Returns:
             `Score`, or user -> `Score` when several users were read.
         Raises:
@@ -131,7 +152,7 @@ class Learner:
         if isinstance(text, Mapping) == (user is not None):
             raise ValueError("give read(text, user=NAME) for one user, or read({name: text, ...}) for several")
         texts = dict(text) if isinstance(text, Mapping) else {user or "": text}
-        pieces = list(self.stream(texts, end=end, learn_from=learn_from))
+        pieces = list(self.stream(texts, end=end, learn_from=learn_from, event=event))
         scores = {name: join([piece[name] for piece in pieces]) for name in texts}
         return scores if isinstance(text, Mapping) else scores[user or ""]
 
@@ -141,6 +162,7 @@ class Learner:
         *,
         end: End = "flush",
         learn_from: Collection[str] = ROLES,
+        event: str = "document",
         note: Callable[[dict[str, Score]], Notes] | None = None,
     ) -> Iterator[dict[str, Score]]:
         """Read as `read` does, and yield after each commit: each piece closes one chunk.
@@ -149,7 +171,7 @@ class Learner:
 
         Args:
             texts: user -> text.
-            end, learn_from: see `read`.
+            end, learn_from, event: see `read`.
             note: called with the scores of a piece before its commit; returns the JSON notes that are committed
                 with it. None keeps the notes as they are.
         Yields:
@@ -186,7 +208,7 @@ class Learner:
             states: list[ModelState] = [batch.rows([i]) for i in range(len(users))]
             events: list[GuardEvent | None] = [None] * len(users)
             if last and end != "open":
-                states, events = self._close_document(before, batch)
+                states, events = self._end_of(event, before, batch)
             scores = {
                 name: Score(
                     report.nll[i][piece.shown[i]].cpu() / math.log(2),
@@ -210,9 +232,10 @@ class Learner:
 
     def generate(
         self,
-        prompt: str | bytes,
+        prompt: Text,
         user: str | None = None,
         *,
+        apart: bool = False,
         max_new_tokens: int = 100,
         temperature: float = 0.0,
         seed: int = 0,
@@ -222,6 +245,7 @@ class Learner:
         Args:
             prompt: not empty.
             user: whose memory to use; None uses the model as it was trained.
+            apart: begin a text of its own, also where the user has a document open; otherwise the prompt goes on there.
             max_new_tokens: how many to add, >= 1.
             temperature: 0 takes the likeliest token, 1 samples from the model's distribution.
             seed: of the sampling.
@@ -235,7 +259,10 @@ class Learner:
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature {temperature} is not a number >= 0; 0 takes the likeliest token")
         state = self._fresh if user is None else self.state(user)
-        ids = torch.cat([self._opening(user, prompt), self._tokens(prompt, user).ids])[None]
+        if apart:
+            state = state.new_segment()
+        opening = self._opening(None if apart else user, prompt)
+        ids = torch.cat([opening, self._tokens(prompt, user).ids])[None]
         generator = torch.Generator().manual_seed(seed)
         waiting = state.context.get("open")
         if waiting is not None:
@@ -259,11 +286,11 @@ class Learner:
         opens = not isinstance(text, Tokens) and (user is None or not self.position(user))
         return torch.tensor(self.model.start_ids if opens else (), dtype=torch.long, device=self.device)
 
-    def _close_document(
-        self, before: list[ModelState], batch: ModelState
+    def _end_of(
+        self, event: str, before: list[ModelState], batch: ModelState
     ) -> tuple[list[ModelState], list[GuardEvent | None]]:
-        """End the document of every row; return each row's state and what the guard did to it."""
-        batch, _ = self.model.tick(batch, "document")
+        """End the text of every row; return each row's state and what the guard did to it."""
+        batch, _ = self.model.tick(batch, event)
         states: list[ModelState] = [batch.rows([i]) for i in range(len(before))]
         if self.guard is None:
             return states, [None] * len(states)
