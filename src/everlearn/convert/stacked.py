@@ -19,6 +19,7 @@ from everlearn.convert.cache import Sight, from_cache, to_cache
 from everlearn.convert.config import StackConfig
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Matrix
+from everlearn.convert.generation import generation_inputs
 from everlearn.convert.wrapped import Owner, Reading, StackedLinear, active, merged_weight, total
 from everlearn.layers.level_step import Update
 from everlearn.memory.codec import check_fits, digest
@@ -160,6 +161,35 @@ class StackedModel(nn.Module):
             if mask is None or bool(mask.all()):
                 return self._read(ids, state, None)
             return without_padding(self._read, ids, state, mask)
+
+    def generate(
+        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """Continue prompts by the model's own `generate`; nothing is learned, and no state changes.
+
+        What a state has read in its open segment stands before the prompt. `generate` makes its own masks: new tokens
+        are seen beyond `window`, and a model with sliding layers counts the empty places of a shorter row as tokens.
+        Where that matters, call the model token by token.
+
+        Args:
+            ids: [B, T].
+            state: what the streams have learned and read; None uses the pretrained model.
+            mask: [B, T] bool, padding on the left only.
+            options: passed on, such as max_new_tokens, do_sample, num_beams, streamer.
+        Returns:
+            [B, T + new], or more rows when several sequences are asked for.
+        Raises:
+            ValueError: see `forward`; no prompt, or more positions than the model has learned.
+        """
+        check_tokens(ids, mask, state)
+        state = state or self.initial_state(len(ids))
+        base: Any = self.base
+        with self.using(state), torch.no_grad():
+            context = state.layer(CACHE).context
+            inputs = generation_inputs(
+                self.sight, context, state.segment_len, ids, mask, base.generation_config, options
+            )
+            return base.generate(**inputs)
 
     def tick(
         self, state: ModelState, event: str, rows: Tensor | None = None

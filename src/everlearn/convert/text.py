@@ -39,13 +39,13 @@ def decode(tokenizer: Any, ids: Tensor) -> str:
 
 
 def count_bytes(tokenizer: Any, ids: Tensor) -> Tensor:
-    """Return how many bytes of UTF-8 text each token stands for, [T] int64; 0 for special tokens.
+    """Return how many bytes of UTF-8 text each token stands for, [T] int64; 0 for special and unknown ones.
 
     The counts of a text's tokens add up to its bytes, also where a token is a part of a character; a tokenizer that
     puts a space before every text counts that one too.
     """
-    table = _bytes_of(needed(tokenizer))
-    return table.to(ids.device)[ids]
+    table = _bytes_of(needed(tokenizer)).to(ids.device)
+    return torch.where(ids < len(table), table[ids.clamp(max=len(table) - 1)], 0)
 
 
 def start_ids(tokenizer: Any) -> tuple[int, ...]:
