@@ -85,6 +85,16 @@ class StackedModel(nn.Module):
         """Return how many tokens the model knows."""
         return self._embedding().num_embeddings
 
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Return the tokens that the tokenizer puts before every text."""
+        return text_.start_ids(self.tokenizer)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Return the tokens after which nothing more is generated."""
+        return text_.stop_ids(self.tokenizer, self.base)
+
     def memories(self) -> dict[str, StackedDeltas]:
         """Return the memory that learns from the task's gradient."""
         return {MEMORY: self.deltas}
