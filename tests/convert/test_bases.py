@@ -265,6 +265,23 @@ class TestWhatIsRefused:
         assert list(model.state_dict())[:3] == list(tiny().state_dict())[:3]
         assert all(weight.requires_grad for weight in model.parameters())
 
+    def test_a_module_that_no_longer_tells_rows_apart(self):
+        class Flat(nn.Module):
+            def __init__(self, mlp):
+                super().__init__()
+                self.fc1, self.fc2 = mlp.up_proj, mlp.down_proj
+
+            def forward(self, x):
+                return self.fc2(self.fc1(x.flatten(0, 1)).relu()).reshape(x.shape)
+
+        model = tiny()
+        for layer in model.model.layers:
+            layer.mlp = Flat(layer.mlp)
+        assert torch.equal(stacked(model).unstack()(tokens(1)).logits, model(tokens(1)).logits)  # one row can be read
+        with pytest.raises(ValueError, match="no longer tells rows apart"):
+            stacked(model, probe=tokens(2))
+        assert not any(".base." in name for name, _ in model.named_parameters())
+
     @pytest.mark.parametrize("ids", [[[61]], [[-1]]])
     def test_tokens_that_the_vocabulary_lacks(self, ids):
         with pytest.raises(ValueError, match="the vocabulary from 0 to 60"):

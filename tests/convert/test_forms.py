@@ -76,6 +76,13 @@ def test_the_mean_of_three_copies_is_equal_to_rounding_only():
     assert [Mean().exact(count) for count in (1, 2, 3, 4, 5, 8)] == [True, True, False, True, False, True]
 
 
+def test_a_running_mean_is_no_copy_of_an_mlp():
+    """K counts the levels that are read: two copies and a mean of one of them are equal bit for bit."""
+    levels, ids = [*LEVELS, Level("mean", mean_of="slow")], tokens()
+    model = stacked(mean, levels, tiny(dtype=torch.float32))
+    assert torch.equal(model(ids, model.initial_state(2))[0], tiny(dtype=torch.float32)(ids).logits)
+
+
 @pytest.mark.parametrize("word", FORMS)
 def test_every_form_learns_and_does_not_depend_on_cuts(word):
     model, ids = stacked(FORMS[word]), tokens(1, C, seed=4).repeat(2, 7)

@@ -107,6 +107,8 @@ def test_reading_token_by_token_gives_the_logits_of_the_full_pass(family):
         logits, state = model(ids[:, t : t + 1], state)
         pieces.append(logits)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-10, rtol=0)
+    assert state.segment_len.tolist() == [20, 20]
+    assert state.tokens_seen.tolist() == [29 + 20, 29 + 20]  # the last token of the document before was not consumed
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])

@@ -109,14 +109,18 @@ def stack_levels(
     with torch.no_grad():
         before = check_output(model, model(input_ids=probe, use_cache=True))
     stacked = StackedModel(model, tokenizer, config, matrices, deltas, sight)
-    with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):
-        after = model(input_ids=probe, use_cache=True).logits
-    if wrong := check_same(before, after, exact=form.exact(len(config.levels))):
+    try:
+        with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):
+            after = model(input_ids=probe, use_cache=True).logits
+        wrong = check_same(before, after, exact=form.exact(len(deltas.read_levels)))
+        if wrong:
+            raise ValueError(
+                f"the logits of {type(model).__name__} {wrong} with form {form}, and must not change; it was left as "
+                "it was; use form=additive, which touches outputs only"
+            )
+    except BaseException:
         stacked.unstack()
-        raise ValueError(
-            f"the logits of {type(model).__name__} {wrong} with form {form}, and must not change; it was left as it "
-            "was; use form=additive, which touches outputs only"
-        )
+        raise
     return stacked
 
 
@@ -138,9 +142,14 @@ def load_adapter(model: nn.Module, folder: Path | str, tokenizer: Any = None) ->
     config = StackConfig.from_dict(meta["config"])
     stacked = stack_levels(model, tokenizer, **vars(config))
     stacked.deltas.set_starts(starts)
-    if state is not None:
-        state = state.map(lambda tensor: tensor.to(stacked.device))
+    if state is None:
+        return stacked, None
+    state = state.map(lambda tensor: tensor.to(stacked.device))
+    try:
         check_fits(state, stacked.initial_state(state.batch_size), str(folder))
+    except ValueError:
+        stacked.unstack()
+        raise
     return stacked, state
 
 
