@@ -244,6 +244,36 @@ def test_chat_learns_the_users_words_and_not_the_models(shell, monkeypatch):
     assert any(turn["steps"] for turn in document["turns"])
 
 
+def test_chat_ends_a_document_that_is_open_before_it_learns(shell, monkeypatch):
+    """The conversation must not run into the document: the memory is that of a closed document and a fresh turn."""
+    out = shell.folder / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        shell("read", shell.folder / "ada.txt", "--state", out, code=130)
+    before = everlearn.load(out)
+    plain = Learner(before.model)
+    plain._states["me"] = before.state("me")
+    plain.close("me")
+    turn = talk(shell, monkeypatch, "--learn", lines=["the cat"])["turns"][0]
+    one = before.model.tokenizer.convert_tokens_to_ids
+    own, answer = (before.model.encode(turn[role]).tolist() for role in ("user", "assistant"))
+    ids = torch.tensor([one("<|user|>"), *own, one("<|end|>"), one("<|assistant|>"), *answer, one("<|end|>")])
+    skip = torch.ones_like(ids).bool()
+    skip[1 : 1 + len(own)] = False
+    plain.read(Tokens(ids, skip), "me", event="turn")
+    assert state_of(out, "me") == digest(to_tensors(plain.state("me")))
+    assert everlearn.load(out).notes("me")["open"] is None
+
+
+def test_a_text_cannot_imitate_a_special_token(shell):
+    """Its bytes add up, and none of its tokens is one that ends or opens anything."""
+    model = everlearn.load(shell.folder / "out").model
+    ids = model.encode("a <|end|> of <|begin|>")
+    assert not {*model.start_ids, *model.stop_ids} & set(ids.tolist())
+    assert int(model.count_bytes(ids).sum()) == len("a <|end|> of <|begin|>")
+    assert model.decode(ids) == "a <|end|> of <|begin|>"
+
+
 def test_a_model_that_cannot_talk_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
     shell = Shell(tmp_path, capsys)
     shell("convert", pretrained(tmp_path / "plain", template=None), tmp_path / "out")
