@@ -2,10 +2,10 @@
 
     python benchmarks/stacking_cost.py [--model ID_OR_FOLDER] [--rows 1 8] [--tokens 2048] [--rounds 5]
 
-Without --model a Llama with random weights stands in (4 blocks of 128, about a million parameters): what is measured
-does not depend on what the weights know. Rows of the table are interleaved, each round reads every one of them once, and
-a ratio is the median over the rounds of its time by that of the streaming forward of the same round: pieces of one chunk
-with carried keys and values, nothing learned, by the model as it was.
+Without --model a Llama with random weights stands in (4 blocks of 128, about a million parameters): the cost does not
+depend on what the weights know. The rows of a table are interleaved: each round reads every one of them once. A ratio
+is the median over the rounds of its time by that of the plain streaming forward of the same round, which takes one
+chunk at a time by the model as it was, keys and values carried, nothing learned.
 """
 
 from __future__ import annotations

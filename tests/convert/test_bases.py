@@ -183,6 +183,10 @@ class TestSight:
         torch.testing.assert_close(torch.cat(pieces, 1), torch.cat(expected, 1), atol=1e-10, rtol=0)
         torch.testing.assert_close(model(ids)[0], torch.cat(expected, 1), atol=1e-10, rtol=0)
 
+    def test_nothing_is_kept_of_a_block_that_is_full(self):
+        _, state = stacked(tiny("gpt2"))(tokens(1, 64))
+        assert state.context["cache"]["slots"].tolist() == [[0]]
+
     def test_rows_of_different_lengths_pass_their_last_position_apart(self):
         model, ids = stacked(tiny("gpt2")), tokens(2, 90)
         mask = torch.arange(90) < torch.tensor([[90], [60]])

@@ -157,6 +157,17 @@ def test_streams_of_different_lengths_join_into_one_batch():
         torch.testing.assert_close(logits[i : i + 1], expected, atol=1e-10, rtol=0)
 
 
+def test_empty_places_of_a_shorter_row_are_zero():
+    model = stacked()
+    _, state = read(
+        model, tokens(2, 20), model.initial_state(2), torch.arange(20) < torch.tensor([[20], [9]]), chunk_size=C
+    )
+    cache = state.context["cache"]
+    empty = cache["slots"] == 0
+    assert empty.sum(1).tolist() == [0, 8]
+    assert not any(tensor[empty].any() for tensor in cache.values())
+
+
 def test_scoring_and_generating_change_no_bit_of_a_state():
     model = stacked()
     _, state = read(model, tokens(), model.initial_state(2), chunk_size=C)
@@ -210,8 +221,13 @@ class TestUsing:
     def test_two_models_do_not_read_each_other(self):
         first, second, ids = stacked(), stacked(), tokens()
         plain = second.base(ids).logits
-        with first.using(taught(first)):
+        state = taught(first)
+        with first.using(state):
             assert torch.equal(second.base(ids).logits, plain)
+            alone = first.base(ids).logits
+            with second.using(taught(second, seed=6)):
+                assert torch.equal(first.base(ids).logits, alone)
+                assert not torch.equal(second.base(ids).logits, plain)
 
     def test_threads_each_see_their_own(self):
         model, ids = stacked(), tokens()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everlearn.layers.level_step import Update
 from everlearn.layers.leveled import LeveledMemory
-from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.memory.state import LayerState, ModelState, all_finite, with_layers
 from everlearn.models.rows import check_tokens
 
 Updates = dict[str, dict[str, Update]]
@@ -129,7 +129,7 @@ def _gradients(nll: Tensor, count: Tensor, weights: list[Tensor], differentiable
     """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
     loss = (nll.sum(1) / count.clamp_min(1)).sum()
     grads = torch.autograd.grad(loss, weights, retain_graph=differentiable) if weights else ()
-    if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
+    if not all_finite((loss, *grads)):
         raise NotFiniteError(
             f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "
             "look for NaN in the model's weights, or lower eta"
