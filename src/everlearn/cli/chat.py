@@ -85,6 +85,9 @@ def _talk(learner: Learner, tokenizer: Any, options: Options, out: Output) -> li
     """Answer every line; return the turns."""
     messages: list[tuple[str, str]] = []
     turns: list[dict[str, Any]] = []
+    if options.learn and learner.position(options.user):
+        _say("a document whose reading was interrupted is open; it ends where it is")
+        learner.close(options.user, learner.notes(options.user) | {"open": None, "plan": None})
     for line in _lines():
         messages.append(("user", line))
         prompt = _tokens(tokenizer, messages, answer=True)

@@ -29,7 +29,8 @@ class Options:
     user: str = "me"
     """whose memory learns (text only)"""
     base: Path | None = None
-    """folder of the model to begin a new text memory with; without it a small one is trained here, in about a minute"""
+    """folder of the model to begin a new text memory with; without it a small one is trained here, in about a minute.
+    Of a converted model: where its base is now, if it was moved"""
     device: DeviceName = "auto"
     seed: Seed = 0
     quick: Quick = False

@@ -16,6 +16,8 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how such a tokenizer writes a space
 def encode(tokenizer: Any, text: str | bytes) -> Tensor:
     """Return the tokens of a text, [T] int64, without any that the tokenizer would add.
 
+    Words such as <|end|> inside the text are plain letters: no document can imitate the tokens of a chat template.
+
     Raises:
         ValueError: no tokenizer, neither text nor bytes, or bytes that are no UTF-8.
     """
@@ -29,7 +31,7 @@ def encode(tokenizer: Any, text: str | bytes) -> Tensor:
             ) from None
     if not isinstance(text, str):
         raise ValueError(f"got {type(text).__name__} where a text is needed; give str or bytes")
-    ids = needed(tokenizer)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = needed(tokenizer)(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
 

@@ -191,12 +191,12 @@ class Decoder(nn.Module):
         """Return this model with other periods and step sizes; the parameters are shared, not copied.
 
         Args:
-            levels: as many as the model has, with the same names in the same order.
+            levels: as many as the model has, with the same names and means in the same order.
         """
-        if [level.name for level in levels] != [level.name for level in self.config.levels]:
+        if [(lv.name, lv.mean_of) for lv in levels] != [(lv.name, lv.mean_of) for lv in self.config.levels]:
             raise ValueError(
                 f"levels {[level.name for level in levels]} do not fit this model, whose levels are "
-                f"{[level.name for level in self.config.levels]}; keep the names and their order"
+                f"{[level.name for level in self.config.levels]}; keep the names, their order and their means"
             )
         with torch.device("meta"):
             other = Decoder(dataclasses.replace(self.config, levels=tuple(levels)))
