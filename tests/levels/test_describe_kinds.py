@@ -2,12 +2,38 @@
 
 import math
 
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 import everlearn as el
 from everlearn.levels import Level, describe
 from everlearn.models import Decoder, preset
 
 MLP = 3 * 8 * 12  # gate, up and down of one SwiGLU
 LEVELS = (Level("fast", 4), Level("mid", 8), Level("slow", 16))
+
+
+def test_a_level_starts_from_its_running_mean_and_the_mean_from_the_parameters():
+    found = by_name("sequential", (Level("fast", 4, reset="document"), Level("slow", mean_of="fast", decay=0.9)))
+    fast, slow = found["blocks.0-1.mlp.fast"], found["blocks.0-1.mlp.slow"]
+    assert (fast.update_period, slow.update_period, fast.level) == (4, 4, slow.level)
+    assert fast.start_from == ("blocks.0-1.mlp.slow",)
+    assert slow.start_from == ("blocks.0-1.mlp.mlps.fast.*",)
+    assert (slow.rule, slow.context_flow) == ("running mean, decay 0.9", "weights of fast")
+    assert slow.state_bytes == 2 * MLP * 4  # no gradient and no clock of its own
+
+
+def test_a_stacked_model_shows_its_deltas_beside_frozen_weights():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes))
+    levels = (Level("fast", 128), Level("slow", 256))
+    stacked = el.stack_levels(base, levels=levels, weights="down")
+    found = {component.name: component for component in describe(stacked).components}
+    # one matrix of 16 by 24 in each of two layers: weights and gradient in float32, and a clock of eight bytes
+    assert found["deltas.fast"].state_bytes == found["deltas.slow"].state_bytes == 2 * 2 * 16 * 24 * 4 + 8
+    assert [found[f"deltas.{name}"].update_period for name in ("fast", "slow")] == [128, 256]
+    assert sum(component.parameters for component in found.values()) == sum(p.numel() for p in base.parameters())
 
 
 def by_name(kind: str, levels=LEVELS) -> dict[str, el.levels.Component]:
