@@ -172,6 +172,8 @@ def test_a_base_that_was_moved_is_named_and_one_that_changed_is_refused(base, sh
     assert again["bits_per_byte"] == shell.json(*words[:3], out)["bits_per_byte"]
     other = pretrained(shell.folder / "other", seed=1)
     assert "another base" in shell(*words, "--base", other, code=2)
+    shell("read", shell.folder / "bob.txt", "--state", away, "--base", shell.folder / "there")
+    assert shell.json(*words)["bits_per_byte"] == again["bits_per_byte"]
 
 
 def test_a_pretrained_folder_is_no_base_of_a_new_state(base, shell):

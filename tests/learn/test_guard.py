@@ -27,7 +27,7 @@ def taught(text=b"zzzz qqqq " * 9, levels=LEVELS, **options):
 def distance(model_start, state) -> float:
     return math.sqrt(
         sum(
-            float((state.memory[layer][f"slow.{part}"] - start[f"slow.{part}"]).square().sum())
+            float((state.memory[layer][f"slow.{part}"] - start[f"slow.{part}"]).detach().square().sum())
             for layer, start in model_start.memory.items()
             if "slow.up" in start
             for part in WEIGHTS

@@ -118,6 +118,7 @@ def writing_reader(
         UserError: the folder cannot hold this memory, or was begun with another model than `base`.
         ValueError: `user` is no name, or `base` no model.
     """
+    from everlearn.compose import save_text_model
     from everlearn.memory.users import user_name
     from everlearn.models import Decoder, load_model, save_model
 
@@ -126,7 +127,10 @@ def writing_reader(
     if (folder / BASE / ADAPTER).is_file():
         prepare(folder, "text")
         with sole_writer(folder):
-            yield open_reader(folder, device, base)
+            learner = open_reader(folder, device, base)
+            if base is not None:  # it fits, so this is where the next command will look
+                save_text_model(learner.model, folder / BASE)
+            yield learner
         return
     if base is not None and is_pretrained(base):
         raise UserError(f"{base} is a Hugging Face model; convert it first: {command('convert', base, folder)}")
