@@ -7,7 +7,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import everlearn as el
 from everlearn.levels import Level, describe
+from everlearn.memory import AssociativeMemory, Decay, Matrix, NonParametric, l2
 from everlearn.models import Decoder, preset
+from everlearn.rules import momentum
 
 MLP = 3 * 8 * 12  # gate, up and down of one SwiGLU
 LEVELS = (Level("fast", 4), Level("mid", 8), Level("slow", 16))
@@ -34,6 +36,19 @@ def test_a_stacked_model_shows_its_deltas_beside_frozen_weights():
     assert found["deltas.fast"].state_bytes == found["deltas.slow"].state_bytes == 2 * 2 * 16 * 24 * 4 + 8
     assert [found[f"deltas.{name}"].update_period for name in ("fast", "slow")] == [128, 256]
     assert sum(component.parameters for component in found.values()) == sum(p.numel() for p in base.parameters())
+
+
+def test_an_associative_memory_shows_its_four_choices():
+    matrix = AssociativeMemory(Matrix(8), l2, Decay(0.99), momentum, eta=0.5)
+    memory, start = describe(matrix).components
+    assert (memory.kind, memory.objective) == ("Matrix memory", "l2")
+    assert memory.rule == "momentum, eta 0.5, Decay(alpha=0.99)"
+    assert memory.start_from == (start.name,) and start.parameters == 64
+    assert memory.state_bytes == 2 * 8 * 8 * 4 + 4 + 8  # weights and momentum, its mass, and a clock
+    windowed, _ = describe(AssociativeMemory(Matrix(8), eta=0.5, window=4)).components
+    assert windowed.state_bytes == 8 * 8 * 4 + 2 * 3 * 8 * 4 + 8
+    (pairs,) = describe(AssociativeMemory(NonParametric(8), rule=None)).components
+    assert (pairs.token_bytes, pairs.rule) == ((8 + 8 + 1) * 4 + 1, "keep every token")
 
 
 def by_name(kind: str, levels=LEVELS) -> dict[str, el.levels.Component]:
