@@ -321,7 +321,7 @@ class AssociativeMemory(nn.Module):
             grows = self.architecture.window is None
             held = row_bytes([*fresh.memory.values(), *fresh.context.values()])
             rule, token_bytes = (
-                "keep every token" if grows else f"keep {self.architecture.window}",
+                "keep every token" if grows else f"keep the last {self.architecture.window}",
                 pair if grows else 0,
             )
         else:
