@@ -197,7 +197,9 @@ def test_an_error_inside_a_resumable_block_stays_what_it_is():
 
 def test_ctrl_c_in_a_real_process_prints_no_traceback(tmp_path):
     code = (
-        "import sys, time\nfrom everlearn.cli import main as cli\n"
+        # what runs in the background of a shell inherits that it ignores Ctrl-C
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from everlearn.cli import main as cli\n"
         "def wait(arguments):\n    print('ready', flush=True)\n    time.sleep(30)\n"
         "cli.dispatch = wait\nsys.exit(cli.main([]))\n"
     )
