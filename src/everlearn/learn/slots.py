@@ -23,7 +23,7 @@ class HiddenModel(Protocol):
         ...
 
 
-def recall(
+def look_up(
     model: HiddenModel,
     memory: SlotMemory,
     slots: SlotState,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from everlearn.learn.chunk import token_nll
-from everlearn.learn.recall import memorize, recall
+from everlearn.learn.slots import look_up, memorize
 from everlearn.memory import codec
 from everlearn.memory.slots import SlotMemory
 from everlearn.models.text import encode
@@ -37,7 +37,7 @@ def test_what_is_hidden_gives_the_logits_and_is_the_last_mlp_s_input(name):
 def test_a_text_read_once_is_predicted_the_second_time_and_alone_nothing_changes():
     model, ids = byte_model(), encode(TEXT)[None]
     slots, state = empty(model)
-    logits, _ = recall(model, MEMORY, slots, ids)
+    logits, _ = look_up(model, MEMORY, slots, ids)
     assert torch.equal(logits, model(ids)[0])
     first, slots, _ = memorize(model, MEMORY, slots, ids, state, document=0, chunk_size=len(TEXT))
     torch.testing.assert_close(first[:, 1:], token_nll(logits[:, :-1], ids[:, 1:]).detach())
@@ -58,7 +58,7 @@ def test_chunks_are_scored_before_they_are_kept():
     by_hand = []
     for t in range(7):
         _, prefix, _ = memorize(model, MEMORY, slots, ids[:, : t + 1], state, document=0, chunk_size=9)
-        logits, _ = recall(model, MEMORY, prefix, ids[:, : t + 1])
+        logits, _ = look_up(model, MEMORY, prefix, ids[:, : t + 1])
         by_hand.append(-float(torch.log_softmax(logits[0, -1].detach(), -1)[ids[0, t + 1]]))
     nll, _, _ = memorize(model, MEMORY, slots, ids, state, document=0, chunk_size=1)
     torch.testing.assert_close(nll[0, 1:], torch.tensor(by_hand, dtype=torch.float64), atol=1e-10, rtol=0)
