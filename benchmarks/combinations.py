@@ -3,7 +3,7 @@
 Rows of a memory never mix, so all objectives and retentions of one architecture and rule run side by side in one batch.
 Each batch is kept in `results/rows/combinations/` as soon as it is measured, so an interrupted run goes on where it
 stopped; delete a file to measure it again. `--workers 2` runs two at a time. At its end it writes
-docs/guide/combinations.md; `--page` writes only the part that needs no measurement.
+docs/guide/combinations.md; `--page` writes it from what was measured so far.
 """
 
 from __future__ import annotations
@@ -199,12 +199,17 @@ def measure(batch: list[Combination]) -> list[Row]:
     ]
 
 
-def kept(batch: list[Combination]) -> list[Row]:
-    """Return a batch from its file, or measure it."""
+def file_of(batch: list[Combination]) -> Path:
+    """Return where a batch is kept."""
     first = batch[0]
     words = [first.architecture, first.rule, first.window]
     words += [first.objective, first.retention] if len(batch) == 1 else []
-    file = FOLDER / f"{' '.join(map(str, words)).replace(' ', '-')}.json"
+    return FOLDER / f"{' '.join(map(str, words)).replace(' ', '-')}.json"
+
+
+def kept(batch: list[Combination]) -> list[Row]:
+    """Return a batch from its file, or measure it."""
+    file = file_of(batch)
     if not file.exists():
         torch.set_num_threads(1)
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -252,19 +257,19 @@ def measurements(rows: list[Row]) -> str:
     """Write the largest answers after all writes, and the rule that gave each."""
     shown = [name for name in ARCHITECTURES if name != "non-parametric"]
     lines = [f"| objective | retention | {' | '.join(shown)} |", "|---" * (2 + len(shown)) + "|"]
+    ends: dict[tuple[str, ...], list[tuple[float, str]]] = {}
+    for row in rows:
+        one = row["combination"]
+        place = one["architecture"], one["objective"], one["retention"]
+        ends.setdefault(place, []).append((max(answers[-1] for answers in row["answers"]), one["rule"]))
     for objective, retention in itertools.product(OBJECTIVES, RETENTIONS):
-        cells = []
-        for architecture in shown:
-            ends = [
-                (max(answers[-1] for answers in row["answers"]), row["combination"]["rule"])
-                for row in rows
-                if (row["combination"]["architecture"], row["combination"]["objective"]) == (architecture, objective)
-                and row["combination"]["retention"] == retention
-            ]
-            cells.append(f"{max(ends)[0]:.2g} ({max(ends)[1]})")
-        lines.append(f"| {objective} | {retention} | {' | '.join(cells)} |")
+        found = [ends.get((name, objective, retention)) for name in shown]
+        cells = " | ".join("{:.2g} ({})".format(*max(own)) if own else "not measured" for own in found)
+        lines.append(f"| {objective} | {retention} | {cells} |")
+    allowed = sum(one.refusal() is None for one in combinations())
     finite = sum(all(row["finite"]) for row in rows)
-    return "\n".join([f"{finite} of {len(rows)} allowed combinations stay finite.", "", *lines])
+    counts = f"Of {allowed} allowed combinations, {len(rows)} were measured and {finite} of those stay finite."
+    return "\n".join([counts, "", *lines])
 
 
 def fill(page: str, name: str, content: str) -> str:
@@ -278,18 +283,22 @@ def main() -> None:
     """Measure what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1, help="how many batches to measure at a time")
-    parser.add_argument("--page", action="store_true", help="measure nothing")
+    parser.add_argument("--page", action="store_true", help="measure nothing more")
     options = parser.parse_args()
-    page = fill(PAGE.read_text(encoding="utf-8"), "tables", tables())
     if not options.page:
-        page = fill(page, "measured", measurements(measure_all(options.workers)))
+        measure_all(options.workers)
+    rows = [row for batch in batches() if (file := file_of(batch)).exists() for row in json.loads(file.read_text())]
+    rows = [row for row in rows if Combination(**row["combination"]).refusal() is None]
+    page = fill(PAGE.read_text(encoding="utf-8"), "tables", tables())
+    if rows:
+        page = fill(page, "measured", measurements(rows))
     atomic_write(PAGE, page.encode(), private=False)
     print(f"wrote {PAGE}")
 
 
-def measure_all(workers: int) -> list[Row]:
-    """Return the rows of every combination that is allowed, and say how each ended."""
-    everything, found = batches(), []
+def measure_all(workers: int) -> None:
+    """Measure what is missing, and say how each combination ended."""
+    everything = batches()
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for count, rows in enumerate(pool.imap(kept, everything), 1):
             print(f"{count}/{len(everything)}", flush=True)
@@ -297,8 +306,6 @@ def measure_all(workers: int) -> list[Row]:
                 name = " x ".join(map(str, row["combination"].values()))
                 ends = " ".join(f"{answers[-1]:.3g}" for answers in row["answers"])
                 print(f"  {name}: {'finite' if all(row['finite']) else 'NOT FINITE'}; largest answers {ends}")
-            found += rows
-    return [row for row in found if Combination(**row["combination"]).refusal() is None]
 
 
 if __name__ == "__main__":

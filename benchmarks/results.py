@@ -20,6 +20,7 @@ from typing import Any
 
 import tables
 import torch
+import toys
 
 import everlearn
 from everlearn.demo import digits, reading, restart
@@ -49,6 +50,8 @@ def main() -> None:
     rows["reading"] = [row(f"reading-{seed}", lambda seed=seed: read_with(seed)) for seed in seeds]
     rows["restart"] = row("restart", kill_often)
     rows["cost"] = row("cost", cost)
+    for name, measure in (("capacity", toys.capacity), ("saturation", toys.saturation), ("overlap", toys.overlap)):
+        rows[name] = row(name, measure)
     for page in (PAGE, ROOT / "README.md"):
         atomic_write(page, tables.write(page.read_text(), rows).encode(), private=False)
         print(f"wrote {page}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import toy_tables
 
 from everlearn.demo.labels import METHODS, READERS
 
@@ -13,12 +17,20 @@ Row = dict[str, Any]
 def write(text: str, rows: dict[str, Any]) -> str:
     """Put every table between its two marks, where the page has them."""
     tables = {"digits": digits, "reading": reading, "keeping": keeping, "cost": cost, "summary": summary}
+    for toy in (toy_tables.capacity, toy_tables.saturation, toy_tables.overlap):
+        tables[toy.__name__] = partial(_toy, toy)
     for name, table in tables.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         before, found, rest = text.partition(begin)
         if found:
             text = f"{before}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}"
     return text
+
+
+def _toy(table: Callable[[Row, str], str], rows: dict[str, Any]) -> str:
+    """Write the table of one small world."""
+    row = rows[table.__name__]
+    return table(row, stamp(row))
 
 
 def stamp(row: Row) -> str:

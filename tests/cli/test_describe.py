@@ -76,6 +76,11 @@ def test_every_optimizer(capsys, word, names, depth):
         assert shared["AdamW.exp_avg"] == 4 * (256 * 64 + 5 * 64)
 
 
+def test_a_preset_with_levels_of_its_own_keeps_them(capsys):
+    periods = [level["update_period"] for level in document(capsys, "hope_attention")["levels"]]
+    assert periods == [1, 64, 256, 1024, 1, 1]  # tokens, then AdamW's memories and the parameters by optimizer steps
+
+
 def test_a_preset_takes_levels_and_a_context(capsys):
     data = document(capsys, "transformer++", "--levels", "64", "256", "1024", "--context", "10", "--optimizer", "none")
     assert [level["update_period"] for level in data["levels"]] == [1, 64, 256, 1024, None]

@@ -247,6 +247,14 @@ def test_moved_tells_how_far_each_level_came():
     assert head.moved() == {"every_1": 0.0, "every_2": pytest.approx(0.25)}
 
 
+def test_a_cms_head_keeps_no_graph_of_the_stream():
+    head = cms_head(step_levels(0.1, B))
+    records = stream().experiences[0].records
+    for n in range(0, 3 * B, B):
+        head.observe(records.x[n : n + B], records.y[n : n + B])
+        assert not any(tensor.requires_grad for tensor in head.state.memory.values())
+
+
 def test_a_cms_with_frozen_levels_is_fine_tuning_on_its_features():
     data = stream()
     head = cms_head(step_levels(0.0, B, (1, 2)))

@@ -1,6 +1,7 @@
 """Reading with learning: one result for any cut, and every tensor within reach of the outer gradient."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -32,8 +33,7 @@ def assert_same_state(a: ModelState, b: ModelState) -> None:
 
 def literal(model: Decoder, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Chunk by chunk for one row with the parameters themselves: a copy of the model is stepped by hand."""
-    copy = make("delta_net" if model.config.mixer == "delta_net" else "transformer++")
-    copy.load_state_dict(model.state_dict())
+    copy = deepcopy(model)
     total = {name: torch.zeros_like(p) for name, p in copy.named_parameters()}
     context, nll = None, []
     for n in range((len(ids) - 1) // C):

@@ -179,7 +179,7 @@ def test_a_fresh_row_may_join_one_that_has_written(memory):
 
 def test_the_outer_gradient_goes_through_every_write(memory):
     """Through the inner gradient too: finite differences of the answers, for inputs and the learned start."""
-    q, k, v = (x[:, :4].clone().requires_grad_() for x in stream(rows=1))
+    q, k, v = (x[:, :3].clone().requires_grad_() for x in stream(rows=1))
     names = list(memory.start)
     starts = [memory.start[name].detach().clone().requires_grad_() for name in names]
 

@@ -109,10 +109,11 @@ def test_a_combination_is_refused_exactly_where_the_constructor_refuses():
 
 def test_the_guide_says_of_every_combination_what_the_code_says():
     """Read from the page without the code that wrote it."""
-    text = PAGE.read_text(encoding="utf-8")
-    reasons = dict(re.findall(r"^(\d+)\. (.+)$", text.partition("## Why not")[2].partition("<!--")[0], re.M))
+    text = PAGE.read_text(encoding="utf-8").partition("<!-- begin tables -->")[2].partition("<!-- end tables -->")[0]
+    tables, _, why = text.partition("\n## Why not")
+    reasons = dict(re.findall(r"^(\d+)\. (.+)$", why, re.M))
     told = {}
-    for section in text.partition("<!-- begin tables -->")[2].split("\n## ")[1:]:
+    for section in tables.split("\n## ")[1:]:
         title = section.partition("\n")[0]
         architecture = title[0].lower() + title[1:]
         for line in re.findall(r"^\|.*\|$", section, re.M)[2:]:
@@ -189,5 +190,6 @@ def test_ten_thousand_writes_leave_every_row_of_the_ladder_finite(rung):
         state, _ = memory.write(memory.init(bench.ROWS), keys, values)
     assert all(x.isfinite().all() for x in tensors(state).values())
     # what fits pairs answers with about what it was given; only the dot product may grow with the writes
-    bound = bench.WRITES if rung in ("linear attention", "RetNet") else 20
+    # and a sum of 10,000 float32 numbers of norm 1 may be rounded by as many units of 1e-7 each
+    bound = 1.001 * bench.WRITES if rung in ("linear attention", "RetNet") else 20
     assert memory.read(state, keys[:, -100:]).norm(dim=-1).max() <= bound

@@ -41,9 +41,18 @@ def delta_net(q, k, v, memory, alpha=1.0, eta=1.0):
     return torch.stack(y)
 
 
-def gated_delta_net(q, k, v, memory):
+def fading_delta_net(q, k, v, memory):
     """[NL eq. 92]"""
     return delta_net(q, k, v, memory, alpha=0.99)
+
+
+def oja_memory(q, k, v, memory):
+    """[NL eq. 66]"""
+    m, y = torch.zeros(DIM, DIM, dtype=torch.float64), []
+    for t in range(LENGTH):
+        m = m + 0.5 * torch.outer(v[t], k[t] - m.T @ v[t])
+        y.append(m @ q[t])
+    return torch.stack(y)
 
 
 def polynomial(q, k, v, memory):
@@ -105,7 +114,8 @@ RECURRENCES = {
     "linear attention": linear_attention,
     "RetNet": retnet,
     "DeltaNet": delta_net,
-    "gated DeltaNet": gated_delta_net,
+    "DeltaNet that fades": fading_delta_net,
+    "Oja": oja_memory,
     "polynomial DeltaNet": polynomial,
     "Omega": omega,
     "Titans": titans,

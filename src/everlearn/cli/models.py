@@ -25,7 +25,7 @@ def build(target: str, periods: Sequence[int] = ()) -> tuple[nn.Module, str]:
 
     Args:
         target: a config.json of Hugging Face, a folder that holds one, a folder of ours, or the name of a preset.
-        periods: update periods of the levels that a preset gets, in tokens.
+        periods: update periods of the levels that a preset gets, in tokens; none leaves it those that it has.
     Raises:
         UserError: nothing there that is known, or a config that makes no model.
     """
@@ -46,7 +46,7 @@ def build(target: str, periods: Sequence[int] = ()) -> tuple[nn.Module, str]:
 
 
 def from_preset(name: str, periods: Sequence[int]) -> tuple[nn.Module, str]:
-    """Build a preset of ours at its default size, with levels of these periods."""
+    """Build a preset of ours at its default size, with levels of these periods, or with those that it has."""
     import torch
 
     from everlearn.levels import Level
@@ -56,7 +56,7 @@ def from_preset(name: str, periods: Sequence[int]) -> tuple[nn.Module, str]:
     levels = [Level(level, period) for level, period in zip(names, periods, strict=False)]
     chunk = {"chunk_size": min(64, math.gcd(*periods))} if periods else {}
     with torch.device("meta"):
-        return Decoder(preset(name, levels=levels, **chunk)), f"preset {name} at its default size"
+        return Decoder(preset(name, levels=levels or None, **chunk)), f"preset {name} at its default size"
 
 
 def from_files(path: Path) -> tuple[nn.Module, str]:

@@ -13,7 +13,6 @@ from everlearn.memory.combinations import SHORTENS_ITSELF, bare, refusal
 from everlearn.memory.objectives import Objective, l2
 from everlearn.memory.retention import Decay, Keep, Retention
 from everlearn.memory.state import LayerState, Tensors, where_rows
-from everlearn.memory.steps import per_row, step_rows
 from everlearn.rules import Rule, gd
 from everlearn.rules.shapes import root
 
@@ -252,19 +251,23 @@ class AssociativeMemory(nn.Module):
         old = self._weights(memory)
         keys, values, valid = self._recent(memory, key, value)
         grads = torch.func.grad(self._loss)(old, keys, values, valid)
-        retention = self.retention if alpha is None else replace(self._decay(), alpha=per_row(alpha))
+        retention = self.retention
+        if alpha is not None:
+            assert isinstance(retention, Decay)
+            retention = replace(retention, alpha=per_row(alpha))
         step = torch.as_tensor(self.eta, dtype=key.dtype, device=key.device) if eta is None else eta
         shortened = self.architecture.implicit and bare(self.rule) not in SHORTENS_ITSELF
         new: Tensors = {}
         for name, inputs in self.architecture.inputs(old, keys).items():
             size = per_row(step.expand(len(key)))
             if shortened:
-                size = size / (1 + size * inputs.square().sum((1, 2)).reshape(-1, 1, 1))
+                size = size / (1 + size * per_row(inputs.square().sum((1, 2))))
             base = retention.before(old[name], self.start[name])
             slots = {n.removeprefix(f"{name}.slot."): x for n, x in memory.items() if n.startswith(f"{name}.slot.")}
-            weights, slots = step_rows(self.rule, base, grads[name], inputs, slots, memory["tokens"] == 0, size)
+            weights, slots = self.rule(base, grads[name], inputs, slots, eta=size)
             new[name] = retention.after(weights, old[name])
-            new |= {f"{name}.slot.{slot}": tensor for slot, tensor in slots.items()}
+            # what a rule counts once becomes each row's own: a zero has not started, so rows may begin at any time
+            new |= {f"{name}.slot.{slot}": x.expand(len(key), *x.shape[1:]) for slot, x in slots.items()}
         if self.window > 1:
             new |= {"window.keys": keys[:, 1:], "window.values": values[:, 1:]}
         square = torch.stack([grad.square().sum((1, 2)) for grad in grads.values()]).sum(0)
@@ -289,11 +292,6 @@ class AssociativeMemory(nn.Module):
         """Return the fast weights alone."""
         return {name: memory[name] for name in self.start}
 
-    def _decay(self) -> Decay:
-        """Return the retention that a per-token alpha replaces."""
-        assert isinstance(self.retention, Decay)
-        return self.retention
-
     def _check(self, state: LayerState, **given: Tensor | None) -> None:
         """Raise one clear line for a state or a tensor that does not fit."""
         shapes = {name: tuple(x.shape[1:]) for name, x in state.memory.items()}
@@ -312,3 +310,8 @@ class AssociativeMemory(nn.Module):
             )
         if given.get("eta") is not None and self.rule is None:
             raise ValueError("eta was given to a non-parametric memory, which takes no steps; leave it out")
+
+
+def per_row(x: Tensor) -> Tensor:
+    """Return one number per row, [B], as [B, 1, 1]."""
+    return x.reshape(-1, 1, 1)

@@ -14,7 +14,7 @@ from everlearn.memory.associative import AssociativeMemory
 from everlearn.memory.feature_maps import Polynomial
 from everlearn.memory.objectives import dot
 from everlearn.memory.retention import Decay
-from everlearn.rules import momentum
+from everlearn.rules import momentum, oja
 
 
 def linear_attention(dim: int) -> AssociativeMemory:
@@ -32,9 +32,18 @@ def delta_net(dim: int) -> AssociativeMemory:
     return AssociativeMemory(Matrix(dim), eta=1.0)
 
 
-def gated_delta_net(dim: int) -> AssociativeMemory:
-    """S_t = S_{t-1} (alpha I - eta k k^T) + eta v k^T: the delta rule that fades, alpha on I alone.  [NL eq. 92]"""
+def fading_delta_net(dim: int) -> AssociativeMemory:
+    """S_t = S_{t-1} (alpha I - eta k k^T) + eta v k^T: the delta rule that fades, alpha on I alone.  [NL eq. 92]
+
+    Gated DeltaNet, alpha S (I - eta k k^T) + eta v k^T, compares with the faded memory instead and is no row here:
+    `ops.delta_rule` has it as `decay_first`.
+    """
     return AssociativeMemory(Matrix(dim), retention=Decay(0.99), eta=1.0)
+
+
+def oja_memory(dim: int) -> AssociativeMemory:
+    """M_t = M_{t-1} + eta v (k - M_{t-1}^T v)^T: linear attention whose size Oja's rule bounds.  [NL eq. 66]"""
+    return AssociativeMemory(Matrix(dim), dot, rule=oja, eta=0.5)
 
 
 def polynomial(dim: int) -> AssociativeMemory:
@@ -67,7 +76,8 @@ LADDER: dict[str, Callable[[int], AssociativeMemory]] = {
     "linear attention": linear_attention,
     "RetNet": retnet,
     "DeltaNet": delta_net,
-    "gated DeltaNet": gated_delta_net,
+    "DeltaNet that fades": fading_delta_net,
+    "Oja": oja_memory,
     "polynomial DeltaNet": polynomial,
     "Omega": omega,
     "Titans": titans,

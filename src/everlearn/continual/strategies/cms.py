@@ -76,7 +76,9 @@ class CMSHead:
         grads = torch.autograd.grad(loss, [*levels, *readout])
         self.readout = [(t - self.readout_lr * g).detach() for t, g in zip(readout, grads[len(levels) :], strict=True)]
         state = self.cms.accumulate(state, grads[: len(levels)], torch.tensor([len(y)]))
-        self.state, _ = self.cms.write(state)
+        state, _ = self.cms.write(state)
+        # what one batch taught is a value to the next: no graph may grow along the stream
+        self.state = LayerState({name: tensor.detach() for name, tensor in state.memory.items()})
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
