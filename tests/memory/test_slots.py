@@ -65,6 +65,16 @@ def test_a_slot_by_hand():
     assert memory.read(state, across, torch.zeros(1, 1, 2)).tolist() == [[[0.0, 0.0]]]
 
 
+def test_a_key_by_hand():
+    """(3, 4) and (0, 2) become (.6, .8) and (0, 1); half of the first, moved on by one place, joins the second."""
+    hidden = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]], dtype=torch.float64)
+    keys, tail = SlotMemory(span=2, fade=0.5).keys(hidden, None)
+    torch.testing.assert_close(keys, torch.tensor([[[0.6, 0.8], [0.4, 1.3]]], dtype=torch.float64), atol=1e-12, rtol=0)
+    assert tail.tolist() == [[[0.0, 1.0]]]
+    alone, none = SlotMemory(span=1).keys(hidden, None)
+    assert alone.tolist() == [[[0.6, 0.8], [0.0, 1.0]]] and none.shape == (1, 0, 2)
+
+
 def test_empty_slots_a_closed_gate_and_no_weight_leave_the_model_as_it_is():
     memory = SlotMemory()
     logits, asked = torch.randn(2, 5, V), torch.randn(2, 5, D)
@@ -177,11 +187,12 @@ def test_slots_survive_the_file_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"capacity": 0}, {"tau": 0.0}, {"tau": math.inf}, {"weight": 1.0}, {"gate": -2.0}, {"gate": math.nan}]
+    ("name", "value"),
+    [("capacity", 0), ("span", 0), ("fade", 1.5), ("tau", 0.0), ("tau", math.inf), ("weight", 1.0), ("gate", math.nan)],
 )
-def test_settings_outside_their_range_are_refused(changes):
-    with pytest.raises(ValueError, match=f"{next(iter(changes))} is"):
-        SlotMemory(**changes)
+def test_settings_outside_their_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}, but must be"):
+        SlotMemory(**{name: value})
 
 
 def test_what_does_not_fit_is_refused():

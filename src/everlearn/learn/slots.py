@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -11,6 +12,8 @@ from everlearn.learn.chunk import token_nll
 from everlearn.memory.slots import SlotMemory, SlotState
 from everlearn.memory.state import ModelState
 from everlearn.models.rows import check_tokens
+
+TAIL = "slots"  # in the context of a state: what the next keys need of the tokens before them
 
 
 class HiddenModel(Protocol):
@@ -39,12 +42,16 @@ def look_up(
         slots: of as many rows as the tokens.
         ids: [B, T].
         state: what earlier tokens left; None starts fresh streams.
-        mask: [B, T] bool, True for real tokens.
+        mask: [B, T] bool, right padding only.
     Returns:
         logits: [B, T, V], the model's own, bit for bit, where nothing is recalled.
-        state: of the model, to pass to the next call.
+        state: of the model, to pass to the next call; any split of the tokens gives the same results.
+    Raises:
+        ValueError: tokens, mask or slots that do not fit.
     """
-    keys, logits, state = model.hidden(ids, state, mask)
+    check_tokens(ids, mask, state)
+    _check_padding(mask)
+    keys, logits, state = _keys(model, memory, ids, state, mask)
     return memory.read(slots, keys, logits), state
 
 
@@ -80,16 +87,33 @@ def memorize(
         ValueError: tokens, mask or slots that do not fit, or a chunk_size below 1.
     """
     check_tokens(ids, mask, state)
+    _check_padding(mask)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size {chunk_size} is below 1; give the tokens that are scored together, such as 128")
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-    if chunk_size < 1 or bool((real[:, 1:] & ~real[:, :-1]).any()):
-        raise ValueError(f"chunk_size is {chunk_size} or the mask pads inside; give chunk_size >= 1 and right padding")
     nll = torch.full(ids.shape, torch.nan, dtype=torch.float64, device=ids.device)
     with torch.no_grad():
         for start in range(0, ids.shape[1] - 1, chunk_size):
             stop = min(start + chunk_size, ids.shape[1] - 1)
             targets, has_target = ids[:, start + 1 : stop + 1], real[:, start + 1 : stop + 1]
-            keys, logits, state = model.hidden(ids[:, start:stop], state, has_target)
+            keys, logits, state = _keys(model, memory, ids[:, start:stop], state, has_target)
             cost = token_nll(memory.read(slots, keys, logits), targets)
             nll[:, start + 1 : stop + 1] = torch.where(has_target, cost.double(), torch.nan)
             slots = memory.write(slots, keys, targets, cost, document, has_target)
     return nll, slots, state
+
+
+def _keys(
+    model: HiddenModel, memory: SlotMemory, ids: Tensor, state: ModelState | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor, ModelState]:
+    """Read tokens; return their keys, the model's logits, and the state with what the next keys need."""
+    before = None if state is None else state.context.get(TAIL)
+    hidden, logits, state = model.hidden(ids, state, mask)
+    keys, tail = memory.keys(hidden, before["tail"] if before else None, mask)
+    return keys, logits, replace(state, context={**state.context, TAIL: {"tail": tail}})
+
+
+def _check_padding(mask: Tensor | None) -> None:
+    """Refuse a mask with a real token behind padding."""
+    if mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError("mask has padding before a real token; move real tokens to the left")

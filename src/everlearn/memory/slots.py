@@ -73,16 +73,20 @@ pytree.register_dataclass(SlotState, field_names=[field.name for field in fields
 class SlotMemory:
     """A non-parametric associative memory: inner representation -> the token that came next.
 
+        key_t = sum_{j < span} fade^j shift_j(h_{t-j} / |h_{t-j}|),  shift_j moves a vector's elements on by j places
         p(v) = (1 - w) p_model(v) + w sum_{i: token_i = v} softmax_i(tau cos(key_i, key))    where max_i cos > gate
         p(v) = p_model(v)                                                                    elsewhere
 
     It is the nearest-neighbour language model of Khandelwal et al. (2020), with a cosine for their distance, a gate,
     and a bound on what is kept. One reading binds a name to its sentence, which gradient steps of the levels do not; it
     generalises to nothing else, and its bytes grow with the text up to the bound. Keys belong to the weights with which
-    they were made: ask with weights that are near.
+    they were made: ask with weights that are near. What a small model makes of one token says little of the words
+    before it, so a key holds that of a few; the shifts tell their places apart without making it longer.
 
     Args:
         capacity: slots per row; beyond it the least surprising go, the newest first where they are equal.
+        span: tokens that a key is made of, the current one included, >= 1.
+        fade: weight of each earlier token against the one after it, in [0, 1].
         tau: sharpness of the look-up, > 0; large follows the nearest slot alone.
         weight: share of the slots in the mixture where the gate is open, in [0, 1).
         gate: the cosine, in [-1, 1], that the nearest slot must exceed.
@@ -92,14 +96,18 @@ class SlotMemory:
     """
 
     capacity: int = 4096
+    span: int = 3
+    fade: float = 0.7
     tau: float = 60.0
-    weight: float = 0.5
-    gate: float = 0.7
+    weight: float = 0.25
+    gate: float = 0.8
     key_dtype: torch.dtype = torch.float16
 
     def __post_init__(self) -> None:
         allowed = {
             "capacity": (self.capacity >= 1, "at least 1"),
+            "span": (self.span >= 1, "at least 1"),
+            "fade": (0 <= self.fade <= 1, "in [0, 1]"),
             "tau": (0 < self.tau < math.inf, "above 0 and finite"),
             "weight": (0 <= self.weight < 1, "in [0, 1)"),
             "gate": (-1 <= self.gate <= 1, "in [-1, 1]"),
@@ -118,6 +126,27 @@ class SlotMemory:
             torch.zeros(shape, dtype=torch.int32, device=on),
             torch.zeros(shape, dtype=torch.bool, device=on),
         )
+
+    def keys(self, hidden: Tensor, tail: Tensor | None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Make the keys of tokens from what a model made of them.
+
+        Args:
+            hidden: [B, T, D], of any length.
+            tail: what the tokens before left, [B, span - 1, D]; None where a text begins.
+            mask: [B, T] bool, right padding only.
+        Returns:
+            keys: [B, T, D].
+            tail: to pass with the next tokens.
+        """
+        units, before = _unit(hidden), self.span - 1
+        tail = units.new_zeros(len(units), before, units.shape[-1]) if tail is None else tail.to(units)
+        joined, length = torch.cat([tail, units], 1), units.shape[1]
+        keys = torch.zeros_like(units)
+        for j in range(self.span):
+            keys = keys + self.fade**j * joined[:, before - j : before - j + length].roll(j, -1)
+        count = length if mask is None else mask.sum(1, keepdim=True)
+        last = torch.arange(before, device=units.device).expand(len(units), -1) + count
+        return keys, joined.take_along_dim(last[..., None], 1)
 
     def read(self, state: SlotState, keys: Tensor, logits: Tensor) -> Tensor:
         """Mix what is recalled into what the model expects; nothing is written.
