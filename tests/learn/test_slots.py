@@ -12,7 +12,7 @@ from everlearn.memory.slots import SlotMemory
 from everlearn.models.text import encode
 from tests.tiny import TEXT, byte_model, fingerprint
 
-MEMORY = SlotMemory(gate=0.9, key_dtype=torch.float64)
+MEMORY = SlotMemory(gate=0.9, newer=0.0, key_dtype=torch.float64)
 
 
 def empty(model, rows: int = 1):

@@ -20,7 +20,8 @@ def brute(memory: SlotMemory, pairs, key, logits) -> np.ndarray:
     cosines = [float(k.numpy() @ key / np.linalg.norm(k.numpy())) for k, _ in pairs]
     if not pairs or max(cosines) <= memory.gate:
         return np.log(model)
-    shares = np.exp([memory.tau * (c - max(cosines)) for c in cosines])
+    scores = [memory.tau * c + memory.newer * (i + 1) / len(pairs) for i, c in enumerate(cosines)]
+    shares = np.exp(np.array(scores) - max(scores))
     recalled = np.zeros(len(model))
     for (_, token), share in zip(pairs, shares / shares.sum(), strict=True):
         recalled[token] += share
@@ -35,9 +36,9 @@ def written(memory: SlotMemory, rows: int = 1, count: int = 20, document: int | 
 
 
 @pytest.mark.parametrize("gate", [-1.0, 0.6])
-@pytest.mark.parametrize("tau", [0.5, 60.0])
-def test_the_mixture_is_that_of_a_search_by_hand(gate, tau):
-    memory = SlotMemory(tau=tau, gate=gate, weight=0.3, key_dtype=torch.float64)
+@pytest.mark.parametrize(("tau", "newer"), [(0.5, 0.0), (60.0, 0.0), (60.0, 9.0)])
+def test_the_mixture_is_that_of_a_search_by_hand(gate, tau, newer):
+    memory = SlotMemory(tau=tau, gate=gate, newer=newer, weight=0.3, key_dtype=torch.float64)
     mask = torch.rand(2, 20) < 0.7
     state, keys, tokens, _ = written(memory, rows=2, mask=mask)
     asked, logits = torch.randn(2, 9, D, dtype=torch.float64), torch.randn(2, 9, V, dtype=torch.float64)
@@ -66,13 +67,25 @@ def test_a_slot_by_hand():
 
 
 def test_a_key_by_hand():
-    """(3, 4) and (0, 2) become (.6, .8) and (0, 1); half of the first, moved on by one place, joins the second."""
-    hidden = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]], dtype=torch.float64)
+    """(3, 4, 0) and (0, 0, 2) get length 1; half of the first, moved on by one place, joins the second."""
+    hidden = torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]]], dtype=torch.float64)
     keys, tail = SlotMemory(span=2, fade=0.5).keys(hidden, None)
-    torch.testing.assert_close(keys, torch.tensor([[[0.6, 0.8], [0.4, 1.3]]], dtype=torch.float64), atol=1e-12, rtol=0)
-    assert tail.tolist() == [[[0.0, 1.0]]]
+    wanted = torch.tensor([[[0.6, 0.8, 0.0], [0.0, 0.3, 1.4]]], dtype=torch.float64)
+    torch.testing.assert_close(keys, wanted, atol=1e-12, rtol=0)
+    assert tail.tolist() == [[[0.0, 0.0, 1.0]]]
     alone, none = SlotMemory(span=1).keys(hidden, None)
-    assert alone.tolist() == [[[0.6, 0.8], [0.0, 1.0]]] and none.shape == (1, 0, 2)
+    assert alone.tolist() == [[[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]] and none.shape == (1, 0, 3)
+
+
+def test_of_two_equal_keys_the_newer_one_counts_more():
+    """The odds of the second of two slots against the first are e to the half of `newer`."""
+    memory = SlotMemory(newer=2 * math.log(3), weight=0.5, key_dtype=torch.float64)
+    key = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
+    state = memory.initial_state(1, 2)
+    for token in (0, 1):
+        state = memory.write(state, key, torch.tensor([[token]]), torch.ones(1, 1), 0)
+    shares = torch.softmax(memory.read(state, key, torch.zeros(1, 1, 2, dtype=torch.float64)), -1)
+    torch.testing.assert_close(shares[0, 0], torch.tensor([0.375, 0.625], dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_empty_slots_a_closed_gate_and_no_weight_leave_the_model_as_it_is():
@@ -188,7 +201,16 @@ def test_slots_survive_the_file_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("capacity", 0), ("span", 0), ("fade", 1.5), ("tau", 0.0), ("tau", math.inf), ("weight", 1.0), ("gate", math.nan)],
+    [
+        ("capacity", 0),
+        ("span", 0),
+        ("fade", 1.5),
+        ("tau", 0.0),
+        ("tau", math.inf),
+        ("weight", 1.0),
+        ("gate", math.nan),
+        ("newer", -1.0),
+    ],
 )
 def test_settings_outside_their_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}, but must be"):

@@ -74,8 +74,9 @@ class SlotMemory:
     """A non-parametric associative memory: inner representation -> the token that came next.
 
         key_t = sum_{j < span} fade^j shift_j(h_{t-j} / |h_{t-j}|),  shift_j moves a vector's elements on by j places
-        p(v) = (1 - w) p_model(v) + w sum_{i: token_i = v} softmax_i(tau cos(key_i, key))    where max_i cos > gate
-        p(v) = p_model(v)                                                                    elsewhere
+        s_i = tau cos(key_i, key) + newer i / N,  i = 1..N in the order of writing
+        p(v) = (1 - w) p_model(v) + w sum_{i: token_i = v} softmax_i(s_i)    where max_i cos(key_i, key) > gate
+        p(v) = p_model(v)                                                    elsewhere
 
     It is the nearest-neighbour language model of Khandelwal et al. (2020), with a cosine for their distance, a gate,
     and a bound on what is kept. One reading binds a name to its sentence, which gradient steps of the levels do not; it
@@ -90,6 +91,8 @@ class SlotMemory:
         tau: sharpness of the look-up, > 0; large follows the nearest slot alone.
         weight: share of the slots in the mixture where the gate is open, in [0, 1).
         gate: the cosine, in [-1, 1], that the nearest slot must exceed.
+        newer: nats by which the newest slot goes before the oldest where both are equally near, finite, >= 0: what was
+            read as one thing and later as another is known as the latter.
         key_dtype: how keys are stored.
     Raises:
         ValueError: a setting outside its range.
@@ -101,6 +104,7 @@ class SlotMemory:
     tau: float = 60.0
     weight: float = 0.25
     gate: float = 0.8
+    newer: float = 8.0
     key_dtype: torch.dtype = torch.float16
 
     def __post_init__(self) -> None:
@@ -111,6 +115,7 @@ class SlotMemory:
             "tau": (0 < self.tau < math.inf, "above 0 and finite"),
             "weight": (0 <= self.weight < 1, "in [0, 1)"),
             "gate": (-1 <= self.gate <= 1, "in [-1, 1]"),
+            "newer": (0 <= self.newer < math.inf, "at least 0 and finite"),
         }
         for name, (fits, words) in allowed.items():
             if not fits:
@@ -249,8 +254,10 @@ class SlotMemory:
         cosine = keys @ state.keys.to(keys).mT
         cosine = cosine.masked_fill(~state.valid[:, None], -math.inf)
         is_open = cosine.amax(-1) > self.gate
+        age = torch.arange(1, cosine.shape[-1] + 1, device=cosine.device) / state.count().clamp_min(1)[:, None]
+        scores = self.tau * cosine + self.newer * age.to(cosine)[:, None]
         # a row without slots would be a softmax over nothing
-        return torch.softmax(torch.where(is_open[..., None], self.tau * cosine, 0), -1), is_open
+        return torch.softmax(torch.where(is_open[..., None], scores, 0), -1), is_open
 
 
 def _unit(keys: Tensor) -> Tensor:
