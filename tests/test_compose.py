@@ -4,9 +4,15 @@ import pytest
 import torch
 
 import everlearn as el
+from everlearn.convert.hub import load_base
 from everlearn.levels import Level
 from everlearn.memory.codec import digest, to_tensors
 from everlearn.models import Decoder, preset
+from tests.learn.words import Words
+from tests.pretrained import pretrained
+from tests.tiny import TEXT, byte_model, fingerprint
+
+STACKED = (Level("fast", 8, 0.5, anchor_decay=0.02, reset="document"), Level("slow", mean_of="fast", decay=0.9))
 
 
 def learner(store=None):
@@ -42,3 +48,36 @@ def test_a_path_becomes_a_store_and_other_models_are_refused(tmp_path):
 def test_unknown_names_say_what_there_is():
     with pytest.raises(AttributeError, match="its parts are continual"):
         _ = el.hope
+
+
+def test_a_stacked_model_is_saved_without_its_base_and_goes_on_where_it_was(tmp_path):
+    """Round trip: two users, one in the middle of a document, continue bit for bit after a restart."""
+    place = pretrained(tmp_path / "hf")
+    learner = el.Learner(el.stack_levels(*load_base(place), chunk_size=8, levels=STACKED))
+    learner.read(TEXT * 4, "ada")
+    learner.read(TEXT, "bob", end="open")
+    el.save(learner, tmp_path / "saved")
+    again = el.load(tmp_path / "saved")
+    assert again.known_users() == ["ada", "bob"]
+    for user in ("ada", "bob"):
+        assert fingerprint(again.state(user)) == fingerprint(learner.state(user))
+        assert again.score(TEXT, user).bits_per_byte == learner.score(TEXT, user).bits_per_byte
+        learner.read(TEXT, user)
+        again.read(TEXT, user)
+        assert fingerprint(again.state(user)) == fingerprint(learner.state(user))
+    assert not list((tmp_path / "saved" / "base").glob("model*"))
+    place.rename(tmp_path / "moved")
+    assert el.load(tmp_path / "saved", base=tmp_path / "moved").knows("ada")
+    with pytest.raises(ValueError, match=r"the base of .* is not there.*does not exist.*--base FOLDER"):
+        el.load(tmp_path / "saved")
+
+
+def test_a_model_of_another_kind_has_no_file_format(tmp_path):
+    with pytest.raises(ValueError, match="a Words has no file format here"):
+        el.save(el.Learner(Words()), tmp_path / "saved")
+
+
+def test_a_decoder_is_whole_by_itself_and_takes_no_base(tmp_path):
+    el.save(el.Learner(byte_model()), tmp_path / "saved")
+    with pytest.raises(ValueError, match="is whole by itself; leave out base='x'"):
+        el.load(tmp_path / "saved", base="x")

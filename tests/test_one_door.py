@@ -17,6 +17,8 @@ ALLOWED = {
     "optim/": "training",
     "continual/strategies/": "training of a head or a network of the strategy's own",
     "memory/class_statistics.py::ClassStatistics.plus": "sums that were just made",
+    "convert/deltas.py::StackedDeltas.set_starts": "a stacked model that was just built takes its adapter's starts",
+    "convert/mount.py::Mount.remove": "unstack(state), with which the owner of a model merges what one row has learned",
     "models/checkpoint.py::load_model": "a model that was just built",
     "models/decoder.py::Decoder.with_levels": "a model that was just built shares the parameters as they are",
 }

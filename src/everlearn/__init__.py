@@ -10,7 +10,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("continual", "evals", "layers", "learn", "levels", "memory", "models", "ops", "rules", "store", "train")
+_PARTS = (
+    "continual",
+    "convert",
+    "evals",
+    "layers",
+    "learn",
+    "levels",
+    "memory",
+    "models",
+    "ops",
+    "rules",
+    "store",
+    "train",
+)
 
 # name -> the module that it comes from, and its name there
 _NAMES = {
@@ -18,6 +31,7 @@ _NAMES = {
     "save": ("compose", "save"),
     "load": ("compose", "load"),
     "describe": ("levels", "describe"),
+    "stack_levels": ("convert", "stack_levels"),
 }
 
 

@@ -29,7 +29,8 @@ class Options:
     user: str = "me"
     """whose memory learns (text only)"""
     base: Path | None = None
-    """folder of the model to begin a new text memory with; without it a small one is trained here, in about a minute"""
+    """folder of the model to begin a new text memory with; without it a small one is trained here, in about a minute.
+    Of a converted model: where its base is now, if it was moved"""
     device: DeviceName = "auto"
     seed: Seed = 0
     quick: Quick = False
@@ -56,7 +57,7 @@ def _learn(options: Options) -> None:
     out = Output(options.json)
     if not options.path.exists():
         raise UserError(f"{options.path} does not exist; give a folder of text, a text file or a .jsonl file")
-    workspace.few_threads()
+    workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     labels = options.path.suffix == ".jsonl"
     document = (_learn_labels if labels else _learn_text)(options, out)

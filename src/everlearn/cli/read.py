@@ -21,7 +21,11 @@ class Options:
     user: str = "me"
     """whose memory learns"""
     base: Path | None = None
-    """folder of the model to begin a new state with; without it a small one is trained here, in about a minute"""
+    """folder of the model to begin a new state with; without it a small one is trained here, in about a minute. Of a
+    converted model: where its base is now, if it was moved"""
+    guard: Path | None = None
+    """a general text that must stay readable: what a document taught is shrunk, or taken back, where this text costs
+    more than 0.05 bits per byte above the model as trained"""
     device: DeviceName = "auto"
     seed: Seed = 0
     quick: Quick = False
@@ -46,15 +50,19 @@ def _read(options: Options) -> None:
     from everlearn.cli.reading import read_documents, show, totals
     from everlearn.demo.corpus import user_text
     from everlearn.device import describe_device, device
+    from everlearn.learn import ProbeGuard
 
     out = Output(options.json)
-    workspace.few_threads()
+    workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     text = user_text(options.files, smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
+    probe = None if options.guard is None else user_text([options.guard], smallest=2).documents[0].data
     given = (options.state, options.user, options.base, options.device, options.seed, options.quick)
     with workspace.writing_reader(*given) as learner:
+        if probe is not None:
+            learner.guard = ProbeGuard(learner.model, probe)
         rows = read_documents(learner, options.user, text.documents, out, again=True)
     show(rows, out)
     out.finish({"user": options.user, "documents": rows, "total": totals(rows), "state": str(options.state)})

@@ -25,7 +25,7 @@ class CMS(ContinuumMemory):
 
     def _read(self, x: Tensor, memory: Tensors) -> Tensor:
         y = x
-        for level in self.levels:
+        for level in self.read_levels:
             y = y + swiglu(y, **self._level_weights(level.name, memory))
         return y - x
 
@@ -58,10 +58,10 @@ class IndependentCMS(ContinuumMemory):
         reduce: str = "mean",
     ) -> None:
         super().__init__(dim, hidden_dim, levels, chunk_size=chunk_size, rule=rule, max_norm=max_norm, reduce=reduce)
-        self.mix = nn.Parameter(torch.ones(len(self.levels)))
+        self.mix = nn.Parameter(torch.ones(len(self.read_levels)))
 
     def _read(self, x: Tensor, memory: Tensors) -> Tensor:
-        outputs = [swiglu(x, **self._level_weights(level.name, memory)) for level in self.levels]
+        outputs = [swiglu(x, **self._level_weights(level.name, memory)) for level in self.read_levels]
         return sum((w * y for w, y in zip(self.mix, outputs, strict=True)), torch.zeros_like(x))
 
     def _links(self) -> dict[str, str]:

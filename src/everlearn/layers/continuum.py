@@ -1,34 +1,26 @@
-"""What every Continuum Memory System shares: the state of its levels, and how a level steps.  [NL eq. 71]"""
+"""What every Continuum Memory System shares: MLPs whose weights change in levels.  [NL eq. 71]"""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from everlearn.layers.inputs import check_input
-from everlearn.layers.level_step import Update, step_level
+from everlearn.layers.leveled import LeveledMemory
 from everlearn.layers.mlp import SwiGLU
-from everlearn.levels.clock import Level, check_levels
-from everlearn.levels.component import Component, pace, row_bytes, rule_name
-from everlearn.memory.state import LayerState, Tensors, where_rows
+from everlearn.levels.clock import Level
+from everlearn.levels.component import Component
+from everlearn.memory.state import LayerState, Tensors
 from everlearn.rules import Rule, gd
 
-PARTS = ("gate", "up", "down")
 
-
-class ContinuumMemory(nn.Module, ABC):
+class ContinuumMemory(LeveledMemory, ABC):
     """MLPs that change at paces of their own; between its updates a level is bit-identical.  [NL eq. 71]
 
-        theta_l <- theta_l - eta_l clip_1(mean gradient of the tokens of its last period)
-
-    The parameters hold what was learned before, the state what its stream has taught: the absolute weights of every
-    level that learns, [B, ...], one row per stream. How the levels make one output is what a subclass says. Reading
-    and writing are two steps, because the gradient of a task belongs to the whole model:
+    The parameters hold what was learned before, the state what its stream has taught. How the levels make one output
+    is what a subclass says; how they learn is `LeveledMemory`'s:
 
         state = cms.track(state)                                  # the weights as leaves of a graph
         y, _ = cms(x, state)                                      # reads only
@@ -36,16 +28,10 @@ class ContinuumMemory(nn.Module, ABC):
         state = cms.accumulate(state, grads, tokens)              # MEAN gradients and how many tokens they average
         state, updates = cms.write(state)                         # the levels that are due step
 
-    Inside a decoder `learn.learn_chunk` takes these steps.
-
     Args:
         dim: size of the input and of the output.
         hidden_dim: hidden size of each level's MLP.
-        levels: in order of application; see `Level`.
-        chunk_size: tokens that share one gradient anchor; divides every update_period.
-        rule: how a level steps, from `everlearn.rules`.
-        max_norm: bound on the gradient of one row and tensor; math.inf removes it.
-        reduce: "mean" over the tokens of a period, or "sum", which the equation prints.
+        levels, chunk_size, rule, max_norm, reduce: see `LeveledMemory`.
     Raises:
         ValueError: levels that do not fit chunk_size or each other, or another word for `reduce`.
     """
@@ -61,31 +47,10 @@ class ContinuumMemory(nn.Module, ABC):
         max_norm: float = 1.0,
         reduce: str = "mean",
     ) -> None:
-        super().__init__()
-        if reduce not in ("mean", "sum"):
-            raise ValueError(f"reduce {reduce!r} is unknown; choose 'mean' (measured to work) or 'sum' (as printed)")
-        self.levels = check_levels(levels, chunk_size)
+        super().__init__(levels, chunk_size=chunk_size, rule=rule, max_norm=max_norm, reduce=reduce)
         self.dim = dim
-        self.chunk_size, self.rule, self.max_norm, self.reduce = chunk_size, rule, max_norm, reduce
-        self._slower = self._links()
-        owners = [level.name for level in self.levels if level.name not in self._slower]
+        owners = [level.name for level in self.read_levels if level.name not in self._slower]
         self.mlps = nn.ModuleDict({name: SwiGLU(dim, hidden_dim) for name in owners})
-
-    @property
-    def learning_levels(self) -> tuple[Level, ...]:
-        """Return the levels that can ever change; the others are read from the parameters."""
-        return tuple(level for level in self.levels if level.update_period != math.inf)
-
-    def initial_state(self, batch_size: int) -> LayerState:
-        """Return what a fresh stream starts from: the learned weights for each row, and clocks at zero."""
-        memory: Tensors = {}
-        for level in self.learning_levels:
-            for part, weight in self._start(level.name, {}).items():
-                rows = weight.expand(batch_size, *weight.shape)
-                memory[f"{level.name}.{part}"] = rows
-                memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows)
-            memory[f"{level.name}.tokens"] = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
-        return LayerState(memory)
 
     def forward(
         self, x: Tensor, state: LayerState | None = None, mask: Tensor | None = None
@@ -112,214 +77,28 @@ class ContinuumMemory(nn.Module, ABC):
     def _read(self, x: Tensor, memory: Tensors) -> Tensor:
         """Map x, [B, T, dim], to [B, T, dim] with the weights that `memory` and the parameters hold."""
 
-    @abstractmethod
-    def _links(self) -> dict[str, str]:
-        """Return which level restarts from the weights of which other; the rest own a learned start each."""
-
-    def weights(self, state: LayerState) -> Tensors:
-        """Return the weights that are both read and learned: "level.part" -> [B, out, in].
-
-        Raises:
-            ValueError: the state is not one of this memory.
-        """
-        self._check(state)
-        return {
-            f"{level.name}.{part}": state.memory[f"{level.name}.{part}"]
-            for level in self.learning_levels
-            if level.name not in self._slower.values()
-            for part in PARTS
-        }
-
-    def track(self, state: LayerState | None, batch_size: int = 1) -> LayerState:
-        """Return the state with its weights ready for `torch.autograd.grad`.
-
-        Weights that already belong to a graph (a state that is trained through) stay in it, under a name of their own,
-        so that the gradient is that of this reading alone; others become leaves.
-        """
-        state = state if state and state.memory else self.initial_state(batch_size)
-        leaves = {
-            name: weight.view_as(weight) if weight.requires_grad else weight.detach().requires_grad_()
-            for name, weight in self.weights(state).items()
-        }
-        return replace(state, memory=state.memory | leaves)
-
-    def accumulate(self, state: LayerState, grads: Sequence[Tensor], tokens: Tensor) -> LayerState:
-        """Add a chunk's gradient to what each level has collected since its last update.
-
-        Args:
-            state: with the weights that `grads` belong to.
-            grads: MEAN gradient over each row's tokens, in the order of `weights(state)`, each [B, out, in]; one taken
-                with create_graph keeps its graph, so that an outer gradient is of second order.
-            tokens: how many tokens each row's mean is over, [B]; 0 leaves the row untouched, bit for bit.
-        Raises:
-            ValueError: gradients or tokens that do not fit the state.
-        """
-        memory = dict(state.memory)
-        for (name, weight), grad in zip(self.weights(state).items(), grads, strict=True):
-            if grad.shape != weight.shape or tokens.shape != weight.shape[:1]:
-                raise ValueError(
-                    f"for {name!r} the gradient is {tuple(grad.shape)} and tokens {tuple(tokens.shape)}; "
-                    f"{tuple(weight.shape)} and {tuple(weight.shape[:1])} are needed: one gradient and one count a row"
-                )
-        rows = tokens > 0
-        for name, grad in zip(self.weights(state), grads, strict=True):
-            read, part = name.split(".")
-            summed = grad * tokens.reshape(-1, 1, 1).to(grad.dtype)
-            for follower in self._chain(read):
-                old = memory[f"{follower}.{part}.grad"]
-                memory[f"{follower}.{part}.grad"] = where_rows(rows, old + summed, old)
-        for level in self.learning_levels:
-            memory[f"{level.name}.tokens"] = memory[f"{level.name}.tokens"] + tokens
-        return replace(state, memory=memory)
-
-    def write(
-        self, state: LayerState, event: str | None = None, rows: Tensor | None = None
-    ) -> tuple[LayerState, dict[str, Update]]:
-        """Let the levels step whose period is over.  [NL eq. 71]
-
-        Args:
-            state: after `accumulate`.
-            event: None while tokens are read, or the event that the caller declares.
-            rows: [B] bool, the rows that the event concerns; None means all.
-        Returns:
-            state: levels and rows that were not due are bit-identical.
-            updates: level name -> what it did; only levels that changed a row are listed.
-        """
-        self._check(state)
-        memory, updates = dict(state.memory), {}
-        for level in self.learning_levels:
-            tokens = memory[f"{level.name}.tokens"]
-            due = level.due(tokens, event)
-            due = due if rows is None else due & rows
-            if bool(due.any()):
-                updates[level.name] = Update(due, self._step(level, memory, due))
-                memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
-                self._restart_faster(level.name, memory, due)
-        return replace(state, memory=memory), updates
-
-    def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> tuple[LayerState, dict[str, Update]]:
-        """Declare an event: levels whose period it is step, then levels whose reset it is restart.
-
-        Args:
-            state: what the streams have taught.
-            event: such as "document", "turn" or "session".
-            rows: [B] bool, the rows that it concerns; None means all.
-        """
-        state, updates = self.write(state, event, rows)
-        memory = dict(state.memory)
-        for level in self.learning_levels:
-            if level.reset == event:
-                every = torch.ones_like(memory[f"{level.name}.tokens"], dtype=torch.bool)
-                self._restart(level.name, memory, every if rows is None else rows)
-        return replace(state, memory=memory), updates
-
-    def starts(self, levels: Sequence[str]) -> Tensors:
-        """Return the parameters that hold the learned start of some levels: "level.part" -> [out, in].
-
-        Raises:
-            ValueError: a level that is not there or never learns, or two that share one start.
-        """
-        starts: Tensors = {}
-        for name in levels:
-            if name not in [level.name for level in self.learning_levels]:
-                raise ValueError(
-                    f"level {name!r} is none of those that learn here, which are "
-                    f"{[level.name for level in self.learning_levels]}; name one of them"
-                )
-            for part, weight in self._start(name, {}).items():
-                if any(weight is other for other in starts.values()):
-                    raise ValueError(f"levels {list(levels)} share one learned start; name one of them, and once")
-                starts[f"{name}.{part}"] = weight
-        return starts
-
-    def _step(self, level: Level, memory: Tensors, due: Tensor) -> Tensor:
-        """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
-        start = self._start(level.name, memory)
-        return step_level(memory, level, start, due, rule=self.rule, max_norm=self.max_norm, reduce=self.reduce)
-
-    def _restart(self, level: str, memory: Tensors, rows: Tensor) -> None:
-        """Set a level back to its start in some rows: weights, collected gradient, clock and what its rule keeps."""
-        start = self._start(level, memory)
-        for name in [n for n in memory if n.startswith(f"{level}.")]:
-            fresh = start.get(name.removeprefix(f"{level}."), torch.zeros_like(memory[name]))
-            memory[name] = where_rows(rows, fresh.expand_as(memory[name]), memory[name])
-        self._restart_faster(level, memory, rows)
-
-    def _restart_faster(self, level: str, memory: Tensors, rows: Tensor) -> None:
-        """Restart the levels that start from this one's weights, which have just changed in some rows."""
-        for fast, slow in self._slower.items():
-            if slow == level:
-                self._restart(fast, memory, rows)
-
-    def _chain(self, level: str) -> list[str]:
-        """Return a level that is read and the slower ones that learn from its gradient, without those that never do."""
-        learning = [lv.name for lv in self.learning_levels]
-        chain = [level]
-        while (slower := self._slower.get(chain[-1])) in learning:
-            chain.append(slower)
-        return chain
-
-    def _check(self, state: LayerState) -> None:
-        """Refuse a state without this memory's weights."""
-        for level in self.learning_levels:
-            for part, start in self._start(level.name, {}).items():
-                found = state.memory.get(f"{level.name}.{part}")
-                if found is None or found.shape[1:] != start.shape:
-                    got = "nothing" if found is None else f"{tuple(found.shape[1:])} per row"
-                    raise ValueError(
-                        f"the state is another memory's: {level.name}.{part} is {got}, here it is "
-                        f"{tuple(start.shape)}; start from initial_state(batch_size)"
-                    )
-
-    def _start(self, level: str, memory: Tensors) -> Tensors:
-        """Return what a level starts from: its learned start, or the weights of the level that it restarts from."""
-        if level in self._slower:
-            return self._level_weights(self._slower[level], memory)
+    def learned_start(self, level: str) -> Mapping[str, Tensor]:
+        """Return the parameters of the level's MLP."""
         mlp = self.mlps[level]
         assert isinstance(mlp, SwiGLU)
         return mlp.weights()
 
-    def _level_weights(self, level: str, memory: Tensors) -> Tensors:
-        """Return one level's weights: its stream's where it has any, else what it starts from."""
-        start = self._start(level, memory)
-        return {part: memory.get(f"{level}.{part}", weight) for part, weight in start.items()}
-
     def components(self) -> list[Component]:
         """Return each level's weights per row, and the parameters; endless levels have no rows."""
-        state, found = self.initial_state(0).memory, []
         learns = [level.name for level in self.learning_levels]
-        for level in self.learning_levels:
-            own = [tensor for name, tensor in state.items() if name.startswith(f"{level.name}.")]
-            slots = [slot for part in self._start(level.name, {}).values() for slot in self._slots(part)]
-            period, unit = pace(level.update_period)
-            slower = self._slower.get(level.name)
-            memory = Component(
-                name=level.name,
-                kind="MLP memory",
-                update_period=period,
-                unit=unit,
-                state_bytes=row_bytes([*own, *slots]),
-                objective="loss of the next token",
-                rule=f"{rule_name(self.rule)}, eta {level.eta:g}",
-                context_flow="gradients of the row",
-                start_from=(slower if slower in learns else f"mlps.{self._slowest(level.name)}",),
-            )
-            found.append(memory)
-        # of nested levels the slowest owns the start; it may be endless, and then a faster one starts from it
-        learning = {self._slowest(level.name) for level in self.learning_levels}
+        own = {level: f"mlps.{self._slowest(level)}" for level in learns}
+        slower = {level: name for level, name in self._slower.items() if name in learns}
+        found = self.level_components("MLP memory", {**own, **slower})
+        used = {self._slowest(level) for level in learns}
         for name in self.mlps:
-            kind = "learned start" if name in learning else "MLP"
+            kind = "learned start" if name in used else "MLP"
             found.append(Component(name=f"mlps.{name}", kind=kind, owns=(f"mlps.{name}",)))
         own_names = tuple(name for name, _ in self.named_parameters(recurse=False))
         return [*found, *([Component(name="mix", kind="mixing weights", owns=own_names)] if own_names else [])]
 
     def _slowest(self, level: str) -> str:
         """Return the level whose parameters a level starts from in the end."""
+        level = self._followed(level)
         while level in self._slower:
             level = self._slower[level]
         return level
-
-    def _slots(self, weight: Tensor) -> list[Tensor]:
-        """Return what the rule keeps for one tensor of one row after its first step, without computing it."""
-        row = torch.empty((1, *weight.shape), dtype=weight.dtype, device="meta")
-        return list(self.rule(row, row, None, {}, eta=1.0)[1].values())

@@ -20,7 +20,7 @@ class Update:
     Args:
         rows: which rows the level changed, [B] bool.
         surprise: Frobenius norm of each row's gradient over all tensors of the level, before the clip, [B]; 0 where
-            nothing was due.
+            nothing was due, and for a running mean, which follows no gradient.
     """
 
     rows: Tensor

@@ -51,8 +51,14 @@ def check_nested(levels: Sequence[Level]) -> None:
     Args:
         levels: from the fastest to the slowest.
     Raises:
-        ValueError: another order, or a period that is no multiple.
+        ValueError: another order, a period that is no multiple, or a running mean.
     """
+    for level in levels:
+        if level.mean_of is not None:
+            raise ValueError(
+                f"level {level.name!r} is the mean of {level.mean_of!r}, but nested levels restart from the next "
+                "slower one already; give it an update_period, or use CMS"
+            )
     for fast, slow in itertools.pairwise(levels):
         if not _follows(fast.update_period, slow.update_period):
             raise ValueError(

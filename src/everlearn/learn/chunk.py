@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.level_step import Update
-from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.layers.leveled import LeveledMemory
+from everlearn.memory.state import LayerState, ModelState, all_finite, with_layers
 from everlearn.models.rows import check_tokens
 
 Updates = dict[str, dict[str, Update]]
@@ -27,7 +27,7 @@ class LearningModel(Protocol):
         """Return logits [B, T, V] and the state after the tokens."""
         ...
 
-    def memories(self) -> Mapping[str, ContinuumMemory]:
+    def memories(self) -> Mapping[str, LeveledMemory]:
         """Return the memories that learn, by the name of their layer."""
         ...
 
@@ -56,6 +56,7 @@ def learn_chunk(
     state: ModelState,
     mask: Tensor | None = None,
     *,
+    skip: Tensor | None = None,
     differentiable: bool = False,
     second_order: bool = False,
 ) -> tuple[ChunkReport, ModelState]:
@@ -69,6 +70,8 @@ def learn_chunk(
         ids: [B, n + 1]; inputs are all but the last, targets all but the first.
         state: before the first input.
         mask: [B, n + 1] bool, right padding only; a row with fewer than two real tokens learns nothing.
+        skip: [B, n + 1] bool, True for tokens that are context alone: scored, but not learned from as targets. They
+            do not count for a level's period either. None means that every token is learned from.
         differentiable: keep the graph, so that an outer loss can train through the writes (first order: the inner
             gradient itself is taken as given).
         second_order: also keep the graph of the inner gradient, so that the outer gradient is exact and a start can be
@@ -81,11 +84,13 @@ def learn_chunk(
         NotFiniteError: the loss, a gradient, or what would have been learned is NaN or infinite.
     """
     check_tokens(ids, mask, state)
+    check_skip(ids, skip)
     if mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         raise ValueError("mask has padding before a real token; move real tokens to the left, or use learn.read")
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
     has_target = real[:, 1:]
-    count = has_target.sum(1)
+    wanted = has_target if skip is None else has_target & ~skip[:, 1:]
+    count = wanted.sum(1)
     differentiable = differentiable or second_order
     start = state if differentiable else state.detach()
     with torch.enable_grad(), _twice_differentiable(second_order):
@@ -94,7 +99,8 @@ def learn_chunk(
         logits, after = model(ids[:, :-1], with_layers(start, tracked), has_target)
         nll = token_nll(logits, ids[:, 1:]) * has_target
         weights = {name: list(cms.weights(tracked[name]).values()) for name, cms in memories.items()}
-        grads = iter(_gradients(nll, count, [w for own in weights.values() for w in own], differentiable, second_order))
+        leaves = [w for own in weights.values() for w in own]
+        grads = iter(_gradients(nll * wanted, count, leaves, differentiable, second_order))
     if not differentiable:
         nll, after = nll.detach(), after.detach()
     written: dict[str, LayerState] = {}
@@ -109,6 +115,15 @@ def learn_chunk(
             "what this chunk would teach is not finite; nothing was learned from it; lower the levels' eta"
         )
     return ChunkReport(nll, updates), after
+
+
+def check_skip(ids: Tensor, skip: Tensor | None) -> None:
+    """Refuse a `skip` that is not one truth value for each token."""
+    if skip is not None and (skip.dtype != torch.bool or skip.shape != ids.shape):
+        raise ValueError(
+            f"skip is {skip.dtype} of shape {tuple(skip.shape)}, but must be bool of shape {tuple(ids.shape)}; "
+            "pass True where a token is context alone"
+        )
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -130,7 +145,7 @@ def _gradients(
     grads = (
         torch.autograd.grad(loss, weights, retain_graph=differentiable, create_graph=second_order) if weights else ()
     )
-    if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
+    if not all_finite((loss, *grads)):
         raise NotFiniteError(
             f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "
             "look for NaN in the model's weights, or lower eta"

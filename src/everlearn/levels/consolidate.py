@@ -111,7 +111,7 @@ def consolidate(
         model: left untouched, bit for bit.
         state: of this model.
         levels: names of levels that learn. Nested levels share one start, so that only one of them can be named.
-        guard: (old, new) -> verdict, such as `learn.ProbeGuard`; there is none that accepts everything.
+        guard: (old, new) -> verdict, such as `learn.ModelGuard`; there is none that accepts everything.
         rows: which rows of the state; None means all.
     Returns:
         model: the copy that has learned, or the given model itself when the guard refuses.

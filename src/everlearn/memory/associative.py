@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from everlearn.levels.component import TOKENS, Component, row_bytes, rule_name
 from everlearn.memory.architectures import Architecture, NonParametric
 from everlearn.memory.combinations import SHORTENS_ITSELF, bare, refusal
 from everlearn.memory.objectives import Objective, l2
@@ -310,6 +311,39 @@ class AssociativeMemory(nn.Module):
             )
         if given.get("eta") is not None and self.rule is None:
             raise ValueError("eta was given to a non-parametric memory, which takes no steps; leave it out")
+
+    def components(self) -> list[Component]:
+        """Return what each row holds, and the start that training has learned."""
+        fresh, objective = self.init(1), rule_name(self.objective)
+        if isinstance(self.architecture, NonParametric):
+            # what one more pair takes: its key, its value, its weight, and whether it is there
+            pair = (self.architecture.dim + self.architecture.dim_v + 1) * self.witness.element_size() + 1
+            grows = self.architecture.window is None
+            held = row_bytes([*fresh.memory.values(), *fresh.context.values()])
+            rule, token_bytes = (
+                "keep every token" if grows else f"keep the last {self.architecture.window}",
+                pair if grows else 0,
+            )
+        else:
+            # a first write of nothing shows what the rule keeps
+            nothing = (self.witness.new_zeros(1, 1, size) for size in (self.architecture.dim, self.architecture.dim_v))
+            with torch.no_grad():
+                held = row_bytes(self.write(fresh, *nothing)[0].memory.values())
+            assert self.rule is not None
+            rule, token_bytes = f"{rule_name(self.rule)}, eta {self.eta:g}, {self.retention}", 0
+        memory = Component(
+            name="",
+            kind=f"{type(self.architecture).__name__} memory",
+            update_period=1,
+            unit=TOKENS,
+            state_bytes=held,
+            token_bytes=token_bytes,
+            objective=objective,
+            rule=rule,
+            context_flow="pairs that are written",
+            start_from=("start",),
+        )
+        return [memory, Component(name="start", kind="learned start", owns=("start",))]
 
 
 def per_row(x: Tensor) -> Tensor:

@@ -1,0 +1,87 @@
+"""The deltas of a stacked model: one memory whose parts are the chosen matrices.  [NL eq. 71]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from everlearn.convert.families import Matrix
+from everlearn.convert.forms import Form
+from everlearn.layers.leveled import LeveledMemory
+from everlearn.levels import Component, Level
+from everlearn.memory.state import LayerState, Tensors
+from everlearn.rules import Rule, gd
+
+
+class StackedDeltas(LeveledMemory):
+    """Hold what every level has added to the chosen matrices; the pretrained weights are not touched.
+
+    Args:
+        matrices: the chosen ones.
+        form: what a level adds to each of them.
+        levels: see `LeveledMemory`, as `chunk_size`, `rule` and `max_norm`.
+        dtype: of the deltas, at least float32.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        form: Form,
+        levels: Sequence[Level],
+        *,
+        chunk_size: int,
+        rule: Rule = gd,
+        max_norm: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(levels, chunk_size=chunk_size, rule=rule, max_norm=max_norm)
+        self._shapes: dict[str, tuple[int, int]] = {}
+        for matrix in matrices:
+            for part, start in form.starts(matrix).items():
+                zero = torch.zeros(1, 1) if isinstance(start, tuple) else start
+                self.register_buffer(f"start{len(self._shapes)}", zero.to(device, dtype))
+                self._shapes[part] = start if isinstance(start, tuple) else (start.shape[0], start.shape[1])
+
+    def learned_start(self, level: str) -> Mapping[str, Tensor]:
+        """Return what every level starts from; zeros take no room."""
+        starts = {}
+        for (part, shape), start in zip(self._shapes.items(), self.buffers(recurse=False), strict=True):
+            # a model that is cast to bfloat16 keeps deltas that small steps can move
+            wide = start if start.dtype in (torch.float32, torch.float64) else start.float()
+            starts[part] = wide.expand(shape)
+        return starts
+
+    def own_starts(self) -> Tensors:
+        """Return the starts that are not zero, part -> [out, in], for a file."""
+        own = dict(zip(self._shapes, self.buffers(recurse=False), strict=True))
+        return {part: start for part, start in own.items() if start.shape == self._shapes[part]}
+
+    def set_starts(self, starts: Mapping[str, Tensor]) -> None:
+        """Take over the starts that `own_starts` gave."""
+        for part, start in zip(self._shapes, self.buffers(recurse=False), strict=True):
+            if part in starts:
+                start.copy_(starts[part])
+
+    def held(self, state: LayerState) -> list[Tensors]:
+        """Return what each level that is read holds, part -> [B, out, in]; a frozen level holds its start.
+
+        Raises:
+            ValueError: the state is not one of this memory.
+        """
+        weights, start = self.weights(state), self.learned_start("")
+        rows = len(next(iter(state.memory.values())))
+        return [
+            {part: weights.get(f"{level.name}.{part}", zero.expand(rows, *zero.shape)) for part, zero in start.items()}
+            for level in self.read_levels
+        ]
+
+    def _links(self) -> dict[str, str]:
+        return {}
+
+    def components(self) -> list[Component]:
+        """Return each level's deltas per row, which start from nothing that training has learned."""
+        return self.level_components("matrix deltas", {})
