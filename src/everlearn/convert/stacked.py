@@ -159,6 +159,42 @@ class StackedModel(nn.Module):
                 return self._read(ids, state, None)
             return without_padding(self._read, ids, state, mask)
 
+    def hidden(
+        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, ModelState]:
+        """Read tokens as `forward` does, and show what the last block's MLP was given: the keys of a slot memory.
+
+        Another thread must not call the base meanwhile: what it reads would be taken for the keys.
+
+        Returns:
+            hidden: [B, T, dim], as the model computes it; undefined at padding.
+            logits: see `forward`.
+            state: see `forward`.
+        """
+        seen: list[Tensor] = []
+        last = self.base.get_submodule(self._last_mlp)
+        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits, state = self(ids, state, mask)
+        finally:
+            hook.remove()
+        hidden = seen[0] if seen else logits[..., :0]
+        if mask is not None and not bool(mask.all()):
+            place = torch.argsort(torch.argsort(~mask, dim=1, stable=True), dim=1)
+            hidden = hidden.take_along_dim(place[..., None], 1)
+        return hidden, logits, state
+
+    @property
+    def _last_mlp(self) -> str:
+        """Return the path of the last block's MLP."""
+        if (family := self.config.family) is None:
+            raise ValueError(
+                "the model was stacked by patterns alone, so its last MLP is not known; give stack_levels "
+                "family=Family(...)"
+            )
+        blocks: Any = self.base.get_submodule(family.blocks)
+        return f"{family.blocks}.{len(blocks) - 1}.{family.mlp}"
+
     def generate(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None, **options: Any
     ) -> Tensor:

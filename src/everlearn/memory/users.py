@@ -1,4 +1,4 @@
-"""The names of users: one spelling for each, everywhere."""
+"""The names of users and documents: one spelling for each, everywhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ def user_name(name: str) -> str:
     Raises:
         ValueError: a name that is no text, is empty, is longer than 128 characters or holds control characters.
     """
+    return plain_name(name, "user name")
+
+
+def plain_name(name: str, what: str) -> str:
+    """Return any name in its composed form; `what` it is stands in the error. See `user_name`."""
     if not isinstance(name, str):
-        raise ValueError(f"user name {name!r} is of type {type(name).__name__}; give text")
+        raise ValueError(f"{what} {name!r} is of type {type(name).__name__}; give text")
     composed = unicodedata.normalize("NFC", name)
     if not composed or len(composed) > LONGEST or not composed.isprintable():
         shown = ascii(name) if len(name) <= LONGEST else f"of {len(name)} characters"
-        raise ValueError(f"user name {shown} must have 1 to {LONGEST} printable characters; choose another name")
+        raise ValueError(f"{what} {shown} must have 1 to {LONGEST} printable characters; choose another name")
     return composed

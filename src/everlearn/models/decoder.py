@@ -17,7 +17,7 @@ from everlearn.levels import Component, Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MEMORIES, MIXERS, Mixer
-from everlearn.models.rows import check_tokens, unpack, without_padding
+from everlearn.models.rows import Run, check_tokens, unpack, without_padding
 from everlearn.models.text import decode, encode
 
 
@@ -33,12 +33,12 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, mixer: LayerState, memory: LayerState, mask: Tensor | None
-    ) -> tuple[Tensor, LayerState]:
-        """Map x, [B, T, dim]; return it with the mixer's new state. The memory is only read."""
+    ) -> tuple[Tensor, Tensor, LayerState]:
+        """Map x, [B, T, dim]; return it, what the MLP was given, and the mixer's new state. The memory is only read."""
         y, mixer = self.mixer(self.mixer_norm(x), mixer, mask)
         x = x + y
         h = self.mlp_norm(x)
-        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, ContinuumMemory) else self.mlp(h)), mixer
+        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, ContinuumMemory) else self.mlp(h)), h, mixer
 
 
 class Decoder(nn.Module):
@@ -143,14 +143,25 @@ class Decoder(nn.Module):
             ValueError: `document_ids` together with a state; tokens that the vocabulary lacks; shapes or types that
                 do not fit; a state of another model or with another number of rows.
         """
-        check_tokens(ids, mask, state)
         if document_ids is not None:
+            check_tokens(ids, mask, state)
             return self._forward_packed(ids, state, mask, document_ids)
-        zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        state = state or ModelState({}, {}, zeros, zeros)
-        self.check_state(state)
-        x, state = self._read(ids, state, None) if mask is None else without_padding(self._read, ids, state, mask)
+        x, state = self._aligned(self._read, ids, state, mask)
         return F.linear(self.norm(x), self.embedding.weight), state
+
+    def hidden(
+        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, ModelState]:
+        """Read tokens as `forward` does, and show what the last block's MLP was given: the keys of a slot memory.
+
+        Returns:
+            hidden: [B, T, dim]; undefined at padding.
+            logits: see `forward`; the same bits.
+            state: see `forward`.
+        """
+        both, state = self._aligned(self._read_both, ids, state, mask)
+        x, hidden = both.unbind(2)
+        return hidden, F.linear(self.norm(x), self.embedding.weight), state
 
     def tick(
         self, state: ModelState, event: str, rows: Tensor | None = None
@@ -232,8 +243,28 @@ class Decoder(nn.Module):
         """Return the blocks with their type."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
+    def _aligned(
+        self, run: Run, ids: Tensor, state: ModelState | None, mask: Tensor | None
+    ) -> tuple[Tensor, ModelState]:
+        """Check what is to be read, and call `run` on rows without padding at their left."""
+        check_tokens(ids, mask, state)
+        zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        state = state or ModelState({}, {}, zeros, zeros)
+        self.check_state(state)
+        return run(ids, state, None) if mask is None else without_padding(run, ids, state, mask)
+
     def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
         """Run the blocks over left-aligned rows; [B, T] to [B, T, dim]."""
+        x, _, state = self._run(ids, state, mask)
+        return x, state
+
+    def _read_both(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
+        """Run the blocks; return their output and the input of the last one's MLP, [B, T, 2, dim]."""
+        x, h, state = self._run(ids, state, mask)
+        return torch.stack([x, h], 2), state
+
+    def _run(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, Tensor, ModelState]:
+        """Run the blocks; return their output and the input of the last one's MLP, [B, T, dim] each."""
         try:
             x = self.embedding(ids)
         except IndexError:
@@ -241,17 +272,17 @@ class Decoder(nn.Module):
                 f"ids reach from {int(ids.min())} to {int(ids.max())}, the vocabulary from 0 to "
                 f"{self.config.vocab_size - 1}; encode with the tokenizer of this model"
             ) from None
-        layers = {}
+        h, layers = x, {}
         for i, block in enumerate(self._blocks()):
             name = f"blocks.{i}.mixer"
-            x, layers[name] = block(x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
+            x, h, layers[name] = block(x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
         count = torch.full_like(state.tokens_seen, ids.shape[1]) if mask is None else mask.sum(1)
         state = dataclasses.replace(
             with_layers(state, layers),
             tokens_seen=state.tokens_seen + count,
             segment_len=state.segment_len + count,
         )
-        return x, state
+        return x, h, state
 
     def _forward_packed(
         self, ids: Tensor, state: ModelState | None, mask: Tensor | None, document_ids: Tensor

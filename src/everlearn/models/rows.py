@@ -9,7 +9,7 @@ from torch import Tensor
 
 from everlearn.memory.state import ModelState
 
-Run = Callable[[Tensor, ModelState, Tensor], tuple[Tensor, ModelState]]
+Run = Callable[[Tensor, ModelState, Tensor | None], tuple[Tensor, ModelState]]
 
 
 def check_tokens(ids: Tensor, mask: Tensor | None, state: ModelState | None) -> None:

@@ -1,5 +1,6 @@
 """Durable memories."""
 
+from everlearn.store.archive import FolderArchive
 from everlearn.store.folder import FolderStore
 
-__all__ = ["FolderStore"]
+__all__ = ["FolderArchive", "FolderStore"]

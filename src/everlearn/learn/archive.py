@@ -1,0 +1,311 @@
+"""A compressed state for every document, and the one that fits best for what follows: nothing is overwritten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from everlearn.learn.chunk import LearningModel
+from everlearn.learn.stream import read
+from everlearn.memory.archived import Archived
+from everlearn.memory.low_rank import compress_state, decompress_state, from_tensors, to_tensors
+from everlearn.memory.state import ModelState, concat_rows, with_layers
+from everlearn.memory.users import plain_name
+
+BASE = "base"  # the candidate that has learned nothing
+Drop = Callable[[Sequence[Archived]], str]
+
+
+class ArchiveModel(LearningModel, Protocol):
+    """What an archive needs of a model: to read with a state, and to say what a fresh stream starts from."""
+
+    def initial_state(self, batch_size: int) -> ModelState:
+        """Return what fresh streams start from."""
+        ...
+
+
+class Shelf(Protocol):
+    """Where archived states outlive the process."""
+
+    def load(self) -> list[Archived]:
+        """Return everything that is there, in any order."""
+        ...
+
+    def save(self, entry: Archived) -> None:
+        """Replace what is there under the name of an entry, in one step that survives a crash."""
+        ...
+
+    def forget(self, name: str) -> bool:
+        """Remove an entry's bytes; tell whether there was one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a window was routed.
+
+    Args:
+        losses: candidate -> mean loss of the window in nats per token; the base first, then the oldest.
+        choice: the candidate to go on with.
+        margin: how much less it costs than the best of the others, in nats per token; infinite without others, and
+            negative where the base was kept although another cost a little less.
+        tokens: how many tokens were read for it, over all candidates.
+        truth: the candidate that would have been right, where that is known.
+    """
+
+    losses: dict[str, float]
+    choice: str
+    margin: float
+    tokens: int
+    truth: str | None = None
+
+    @property
+    def wrong(self) -> bool | None:
+        """Tell whether the choice was an error; None where the truth is not known."""
+        return None if self.truth is None else self.choice != self.truth
+
+
+def error_rate(routes: Iterable[Route]) -> float:
+    """Return the share of wrong choices among the routes whose truth is known; NaN when there are none."""
+    known = [route.wrong for route in routes if route.wrong is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def oldest(entries: Sequence[Archived]) -> str:
+    """Drop what was kept or used longest ago."""
+    return min(entries, key=lambda entry: entry.order).name
+
+
+class Archive:
+    """Keep what every document taught, compressed, and choose among {base, archived...} by recent loss.
+
+    Reading a new document starts from the base, so no document can harm another; what the model knew before is a
+    candidate at any time. The price is one reading of the window for each candidate, and a choice that may be wrong.
+    What is archived is what the levels learned; what the mixers carry belongs to the stream. Archive a document before
+    the event "document" is declared: levels that reset at it have forgotten it then. One process writes at a time.
+
+    Args:
+        model: left as it is.
+        shelf: where entries are kept, such as `store.FolderArchive`; None keeps them in this object only.
+        rank: directions kept of each matrix; see `memory.low_rank.compress`.
+        bits: 8, or None to keep full precision.
+        capacity: how many documents are kept at most, >= 1.
+        drop: says which entry goes when there are too many.
+        rows: candidates that are read in one batch; changes nothing but rounding, and memory.
+        min_gain: how much less than the base, in nats per token, an archived state must cost to be chosen: ties, and
+            what is rounding, go to the base.
+    Raises:
+        ValueError: a capacity or rows below 1, a min_gain below 0, or a shelf of another model.
+    """
+
+    def __init__(
+        self,
+        model: ArchiveModel,
+        shelf: Shelf | None = None,
+        *,
+        rank: int = 8,
+        bits: int | None = 8,
+        capacity: int = 64,
+        drop: Drop = oldest,
+        rows: int = 16,
+        min_gain: float = 1e-4,
+    ) -> None:
+        if capacity < 1 or rows < 1 or not 0 <= min_gain < math.inf:
+            raise ValueError(
+                f"capacity {capacity}, rows {rows} and min_gain {min_gain} do not fit; give capacity and rows >= 1 and "
+                "min_gain >= 0"
+            )
+        self.model, self.shelf, self.rank, self.bits = model, shelf, rank, bits
+        self.capacity, self.drop, self.rows, self.min_gain = capacity, drop, rows, min_gain
+        self._chunk = max((memory.chunk_size for memory in model.memories().values()), default=1)
+        with torch.no_grad():
+            self._fresh = model.initial_state(1).detach()
+        self._entries: dict[str, Archived] = {}
+        for entry in sorted(shelf.load() if shelf else [], key=lambda entry: entry.order):
+            decompress_state(entry.packed, self._fresh)
+            self._entries[entry.name] = entry
+
+    def entries(self) -> list[Archived]:
+        """Return what is archived, the oldest first."""
+        return sorted(self._entries.values(), key=lambda entry: entry.order)
+
+    def names(self) -> list[str]:
+        """Return the names of what is archived, the oldest first."""
+        return [entry.name for entry in self.entries()]
+
+    def nbytes(self) -> int:
+        """Return the bytes of everything that is archived, earlier versions too."""
+        return sum(entry.nbytes() for entry in self._entries.values())
+
+    def keep(self, name: str, state: ModelState) -> list[str]:
+        """Archive what a document has taught; an entry of the name becomes its earlier version.
+
+        Args:
+            name: of the document or topic, 1 to 128 printable characters, not "base".
+            state: one row.
+        Returns:
+            the names of the documents that were dropped for it.
+        Raises:
+            ValueError: another name, several rows, NaN or infinity, or a state of another model; nothing was kept.
+        """
+        name = self._name(name)
+        if name == BASE:
+            raise ValueError(f"the name {BASE!r} stands for the model as it was; choose another name for the document")
+        if state.batch_size != 1:
+            raise ValueError(f"the state has {state.batch_size} rows; archive one document: state.rows([0])")
+        packed = compress_state(state, self._fresh, self.model.memories(), rank=self.rank, bits=self.bits)
+        packed = from_tensors(to_tensors(packed))  # on the CPU, as a file would give it back
+        old = self._entries.get(name)
+        self._put(Archived(name, packed, self._next(), old.packed if old else None))
+        dropped: list[str] = []
+        while len(self._entries) > self.capacity:
+            gone = self.drop([entry for entry in self.entries() if entry.name != name])
+            if gone == name or not self.forget(gone):
+                raise ValueError(f"drop named {gone!r}, which is none of the entries that it was given; return one")
+            dropped.append(gone)
+        return dropped
+
+    def touch(self, name: str) -> None:
+        """Say that a document is in use, so that it counts as the newest; `route` itself changes nothing.
+
+        Raises:
+            ValueError: it is not archived.
+        """
+        self._put(replace(self._entry(name), order=self._next()))
+
+    def roll_back(self, name: str) -> None:
+        """Undo the last `keep` of one document: its earlier version comes back, or it leaves the archive.
+
+        All others stay as they are.
+
+        Raises:
+            ValueError: it is not archived.
+        """
+        entry = self._entry(name)
+        if entry.before is None:
+            self.forget(name)
+        else:
+            self._put(replace(entry, packed=entry.before, before=None))
+
+    def forget(self, name: str) -> bool:
+        """Remove a document, its earlier version and their bytes on the shelf; tell whether it was there."""
+        name = self._name(name)
+        removed = self.shelf.forget(name) if self.shelf else False
+        return self._entries.pop(name, None) is not None or removed
+
+    def state(self, name: str) -> ModelState:
+        """Return what a document taught, between two documents, [1, ...]; "base" has learned nothing.
+
+        Raises:
+            ValueError: it is not archived.
+        """
+        return self._fresh if name == BASE else decompress_state(self._entry(name).packed, self._fresh)
+
+    def onto(self, name: str, state: ModelState) -> ModelState:
+        """Return a stream's state with the levels of a candidate in place of its own, to go on with.
+
+        Args:
+            name: a candidate, such as `Route.choice`.
+            state: one row; what it carries of the open segment stays, made by other weights (stale).
+        """
+        chosen = self.state(name)
+        return with_layers(
+            state, {layer: replace(state.layer(layer), memory=chosen.memory[layer]) for layer in self.model.memories()}
+        )
+
+    def route(
+        self, window: Tensor, state: ModelState | None = None, *, context: int = 0, truth: str | None = None
+    ) -> Route:
+        """Find the candidate that predicts a window of recent tokens best; nothing is learned or changed.
+
+        Args:
+            window: [T] tokens, of which at least one is predicted and counted.
+            state: of the stream before the window, one row; None reads the window as the start of a text.
+            context: tokens at the front of the window that are read and not counted.
+            truth: the candidate that would be right, for the report; one that was dropped counts as an error.
+        Raises:
+            ValueError: a window that holds no token to count.
+        """
+        names, nll = self._losses(window, state)
+        counted = nll[:, context:]
+        if context < 0 or not bool((~counted.isnan()).any()):
+            raise ValueError(
+                f"a window of {len(window)} tokens with context {context} has no token to count; give a longer window"
+            )
+        return self._choose(names, counted, nll.numel(), truth)
+
+    def score(self, ids: Tensor, *, chunk_size: int = 128, truth: str | None = None) -> tuple[Tensor, list[Route]]:
+        """Score a text, each chunk with the candidate that cost least on the one before; nothing is learned.
+
+        The first chunk is read by the base. Every candidate reads the whole text.
+
+        Args:
+            ids: [T] tokens.
+            chunk_size: tokens that are routed together, >= 2.
+            truth: see `route`.
+        Returns:
+            nll: of each token in nats, [T] float64; NaN for the first, which nothing predicts.
+            routes: one for every chunk but the first.
+        Raises:
+            ValueError: no token, or a chunk_size below 2.
+        """
+        if chunk_size < 2:
+            raise ValueError(f"chunk_size {chunk_size} is below 2; give the tokens to route together, such as 128")
+        names, nll = self._losses(ids, None)
+        chunks = nll.split(chunk_size, dim=1)
+        routes = [self._choose(names, chunk, chunk.numel(), truth) for chunk in chunks[:-1]]
+        rows = [0, *(names.index(route.choice) for route in routes)]
+        return torch.cat([chunk[row] for row, chunk in zip(rows, chunks, strict=True)]), routes
+
+    def _losses(self, ids: Tensor, state: ModelState | None) -> tuple[list[str], Tensor]:
+        """Return the candidates, and what every token costs each of them, [candidates, T]."""
+        if ids.ndim != 1 or not len(ids) or (state is not None and state.batch_size != 1):
+            raise ValueError(
+                f"tokens are {tuple(ids.shape)}, the state has {state.batch_size if state else 1} rows; route one "
+                "stream at a time: [T] tokens, and a state of one row or none"
+            )
+        names = [BASE, *self.names()]
+        stream = self._fresh if state is None else state
+        found = []
+        for start in range(0, len(names), self.rows):
+            group = [self.onto(name, stream) for name in names[start : start + self.rows]]
+            batch = concat_rows(group, self._fresh)
+            tokens = ids[None].expand(len(group), -1)
+            found.append(read(self.model, tokens, batch, chunk_size=self._chunk, learn=False)[0].nll)
+        return names, torch.cat(found)
+
+    def _choose(self, names: list[str], nll: Tensor, tokens: int, truth: str | None) -> Route:
+        """Choose the candidate with the least mean loss; the base, which is the first, where the gain is too small."""
+        means = nll.nanmean(1)
+        best = int(means.argmin())
+        if not float(means[0] - means[best]) > self.min_gain:
+            best = 0
+        others = torch.cat([means[:best], means[best + 1 :]])
+        margin = float(others.min() - means[best]) if len(others) else math.inf
+        return Route(dict(zip(names, means.tolist(), strict=True)), names[best], margin, tokens, truth)
+
+    def _put(self, entry: Archived) -> None:
+        """Make an entry durable first and visible after."""
+        if self.shelf:
+            self.shelf.save(entry)
+        self._entries[entry.name] = entry
+
+    def _entry(self, name: str) -> Archived:
+        """Return an entry; refuse a name that is not there."""
+        if (entry := self._entries.get(self._name(name))) is None:
+            raise ValueError(f"{name!r} is not archived; the archive holds {self.names()}: name one of them")
+        return entry
+
+    def _next(self) -> int:
+        """Return an order newer than all."""
+        return 1 + max((entry.order for entry in self._entries.values()), default=0)
+
+    @staticmethod
+    def _name(name: str) -> str:
+        """Return a document's name in its one spelling."""
+        return plain_name(name, "document name")

@@ -1,0 +1,69 @@
+"""An archive in a folder: one file per document, written atomically, checked whole on load, removed on request."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from everlearn.memory.archived import Archived
+from everlearn.memory.codec import load_tensors, save_tensors
+from everlearn.memory.files import remove_leftovers, sync_folder
+from everlearn.memory.users import plain_name
+
+HOUR = 3600.0
+
+
+class FolderArchive:
+    """Keep each archived state as one safetensors file.
+
+    A document's name never becomes a file name: files are named by its SHA-256, the name stands inside. Users who
+    should not see each other's documents need a folder each.
+
+    Args:
+        folder: made when it is missing; for archives alone.
+        fingerprint: of the model whose states these are (`Decoder.fingerprint()`).
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder, self.fingerprint = Path(folder), fingerprint
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder, older_than=HOUR)
+
+    def path(self, name: str) -> Path:
+        """Return the file of a document."""
+        return self.folder / f"{hashlib.sha256(plain_name(name, 'document name').encode()).hexdigest()}.safetensors"
+
+    def load(self) -> list[Archived]:
+        """Return everything in the folder.
+
+        Raises:
+            ValueError: a file that is truncated, changed, renamed, no archived state, or another model's.
+        """
+        return [self._read(path) for path in sorted(self.folder.glob("*.safetensors"))]
+
+    def save(self, entry: Archived) -> None:
+        """Replace a document's file in one step; a crash leaves the old one or the new one."""
+        meta = {"document": entry.name, "order": entry.order, "model": self.fingerprint}
+        save_tensors(self.path(entry.name), entry.to_tensors(), meta)
+
+    def forget(self, name: str) -> bool:
+        """Remove a document's file; tell whether there was one. Copies elsewhere, and backups, are not reached."""
+        path = self.path(name)
+        known = path.exists()
+        path.unlink(missing_ok=True)
+        sync_folder(self.folder)
+        return known
+
+    def _read(self, path: Path) -> Archived:
+        """Return what is in a file."""
+        tensors, meta = load_tensors(path)
+        name, order = meta.get("document"), meta.get("order")
+        if not isinstance(name, str) or not isinstance(order, int):
+            raise ValueError(f"{path} is no archived state; move it out of the folder")
+        if self.path(name) != path:
+            raise ValueError(f"{path} is not the file of document {name!r}; an archive's file must not be renamed")
+        if meta.get("model") != self.fingerprint:
+            raise ValueError(
+                f"{path} was archived with another model; use the model that wrote it, or start a new folder"
+            )
+        return Archived.from_tensors(name, order, tensors)
