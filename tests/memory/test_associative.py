@@ -208,6 +208,19 @@ def test_the_surprise_is_the_norm_of_the_gradient():
     assert matrix(dot).write(matrix().init(2), k, v)[1] == pytest.approx(v.norm(dim=-1))
 
 
+def test_a_write_that_is_no_number_shows_in_the_surprise():
+    """A surprise of zero would say that the pair was known."""
+    for memory in (matrix(eta=1.0), AssociativeMemory(NonParametric(4, 3), rule=None).double()):
+        given = stream()
+        v = given["values"].detach()
+        v[0, 1] = torch.nan
+        state, surprise = memory.write(memory.init(2), given["keys"], v)
+        assert surprise.isnan().tolist()[1] == [False] * 9
+        assert surprise[0, 1].isnan()
+        if "M" in state.memory:  # from then on the matrix is no number either
+            assert surprise[0].isnan().tolist() == [False] + [True] * 8
+
+
 def test_a_start_and_a_state_stay_as_they_were():
     memory, given = matrix(window=3), stream()
     state = memory.init(2)
