@@ -140,6 +140,7 @@ def test_a_window_bounds_what_attention_keeps(tokens, kept):
     layer = Attention(DIM, HEADS, window=5)
     system = describe(layer, context=tokens)
     assert system.state_bytes == kept * (2 * DIM * 4 + 8)
+    assert system.components[0].rule == "keep the last 5 tokens"
     _, state = layer(torch.randn(1, tokens, DIM))
     assert system.state_bytes == sum(t.numel() * t.element_size() for t in state.context.values())
 
