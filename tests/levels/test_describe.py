@@ -232,6 +232,20 @@ def test_the_outermost_layer_that_owns_a_parameter_counts_it():
     assert system.levels[0].components[0].state_bytes == 2 * 2 * 4 * 4 * 4
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"update_period": 0}, "update_period 0 of component 'm' is not above zero; give the tokens between"),
+        ({"update_period": math.nan}, "update_period nan of component 'm' is not above zero"),
+        ({"owns": "start"}, r"owns of component 'm' is the word 'start'.*give a tuple: \('start',\)"),
+        ({"state_bytes": -4}, "state_bytes of component 'm' is -4; a count is 0 or more"),
+    ],
+)
+def test_a_component_that_cannot_be_is_refused(said, message):
+    with pytest.raises(ValueError, match=message):
+        Component(name="m", kind="matrix memory", unit="tokens", **said)
+
+
 def test_an_attribute_named_components_is_no_description():
     class Parts(nn.Module):
         def __init__(self) -> None:
