@@ -1,5 +1,7 @@
 """The package's own front door: a learner saved whole comes back, bit for bit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,6 +50,12 @@ def test_a_path_becomes_a_store_and_other_models_are_refused(tmp_path):
 def test_unknown_names_say_what_there_is():
     with pytest.raises(AttributeError, match="its parts are continual"):
         _ = el.hope
+
+
+def test_every_part_that_exports_names_is_reached_from_the_package():
+    folder = Path(el.__file__).parent
+    exporting = {init.parent.name for init in folder.glob("*/__init__.py") if "__all__" in init.read_text()}
+    assert exporting <= set(el._PARTS)
 
 
 def test_a_stacked_model_is_saved_without_its_base_and_goes_on_where_it_was(tmp_path):

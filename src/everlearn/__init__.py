@@ -20,6 +20,8 @@ _PARTS = (
     "memory",
     "models",
     "ops",
+    "optim",
+    "paper",
     "rules",
     "store",
     "train",

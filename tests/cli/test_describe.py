@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
+from transformers import Mamba2Config
 
 from everlearn.cli.main import main
 from everlearn.levels import Level
@@ -147,10 +148,19 @@ def test_an_architecture_that_is_not_there_falls_back_to_the_base_model(capsys, 
         assert (f"the base model: there is no {(names or [3])[0]} there" in out) == isinstance((names or [3])[0], str)
 
 
+def test_a_config_that_the_library_wrote_is_read_with_its_endless_numbers(capsys, tmp_path):
+    """JSON has no infinity, so transformers writes it as an object; Mamba2 has one by default."""
+    Mamba2Config(num_hidden_layers=1, hidden_size=16, num_heads=4, head_dim=8, vocab_size=20).save_pretrained(tmp_path)
+    assert "__float__" in (tmp_path / "config.json").read_text()
+    assert document(capsys, str(tmp_path))["name"] == "Mamba2Model"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ("{", "is not JSON"),
+        ('{"__float__": "NaN"}', "holds a float; a config.json is an object"),
+        ({"__float__": "Infinity", "a": 1}, "has no model_type"),
         ("[1]", "holds a list; a config.json is an object"),
         ({"a": 1}, "has no model_type, so it is not Hugging Face's, and it is not ours either"),
         ({"mixer": "delta_net", "dim": 7}, "does not split into 2 heads"),

@@ -167,6 +167,11 @@ def test_what_does_not_fit_is_refused_before_any_guard_is_asked():
         (model, state, ["slow"], [2], r"rows \[2\] are not all in the state, which has 2"),
         (model, state, ["slow"], [-1], r"rows \[-1\] are not all"),
         (model, state, ["slow"], [], "no row was named"),
+        # torch would take these for a mask and for an index by steps
+        (model, state, ["slow"], [True, False], r"rows \[True, False\] are not whole numbers"),
+        (model, state, ["slow"], torch.tensor([False, True]), r"rows \[False, True\] are not whole numbers"),
+        (model, state, ["slow"], [0.0], r"rows \[0\.0\] are not whole numbers"),
+        (model, state, "slow", None, r"levels is the word 'slow'.*give a list: \['slow'\]"),
         (model, broken, ["slow"], None, "holds NaN or infinity; nothing was consolidated"),
         (model, empty, ["slow"], None, "slow.gate is nothing"),
         (model, foreign, ["slow"], None, "a memory 'blocks.9.mlp' that this model lacks"),
@@ -178,6 +183,20 @@ def test_what_does_not_fit_is_refused_before_any_guard_is_asked():
             consolidate(given, taught, levels, never, rows)
         assert "\n" not in str(error.value)
         assert given.fingerprint() == before
+
+
+def test_rows_may_be_a_tensor_and_json_still_holds_the_event():
+    model, state = learned()
+    new, event = consolidate(model, state, ["slow"], accepting, rows=torch.tensor([1, 0]))
+    assert json.loads(json.dumps(dataclasses.asdict(event)))["rows"] == [1, 0]
+    assert new.fingerprint() == consolidate(model, state, ["slow"], accepting, rows=[1, 0])[0].fingerprint()
+
+
+@pytest.mark.parametrize("accepted", ["no", None, 1, torch.tensor(False)])
+def test_a_verdict_is_yes_or_no(accepted):
+    """The word "no" would count as true, and the candidate would reach the users."""
+    with pytest.raises(ValueError, match="True or False is needed"):
+        Verdict(accepted, "the test says so", {})
 
 
 def test_a_model_without_memories_has_nothing_to_consolidate():

@@ -140,6 +140,7 @@ def test_a_window_bounds_what_attention_keeps(tokens, kept):
     layer = Attention(DIM, HEADS, window=5)
     system = describe(layer, context=tokens)
     assert system.state_bytes == kept * (2 * DIM * 4 + 8)
+    assert system.components[0].rule == "keep the last 5 tokens"
     _, state = layer(torch.randn(1, tokens, DIM))
     assert system.state_bytes == sum(t.numel() * t.element_size() for t in state.context.values())
 
@@ -229,6 +230,20 @@ def test_the_outermost_layer_that_owns_a_parameter_counts_it():
     assert "MLP" not in kinds(system)
     assert system.parameters == sum(p.numel() for p in nn.ModuleList([Own(), Own()]).parameters())
     assert system.levels[0].components[0].state_bytes == 2 * 2 * 4 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"update_period": 0}, "update_period 0 of component 'm' is not above zero; give the tokens between"),
+        ({"update_period": math.nan}, "update_period nan of component 'm' is not above zero"),
+        ({"owns": "start"}, r"owns of component 'm' is the word 'start'.*give a tuple: \('start',\)"),
+        ({"state_bytes": -4}, "state_bytes of component 'm' is -4; a count is 0 or more"),
+    ],
+)
+def test_a_component_that_cannot_be_is_refused(said, message):
+    with pytest.raises(ValueError, match=message):
+        Component(name="m", kind="matrix memory", unit="tokens", **said)
 
 
 def test_an_attribute_named_components_is_no_description():

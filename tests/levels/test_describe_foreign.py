@@ -224,9 +224,9 @@ def test_layers_that_keep_different_windows_are_told_apart():
     )
     with torch.device("meta"):
         system = describe(transformers.Gemma2ForCausalLM(config), context=100)
-    assert {(c.name, c.max_tokens) for c in memories(system)} == {
-        ("model.layers.0,2.self_attn", 16),
-        ("model.layers.1,3.self_attn", None),
+    assert {(c.name, c.max_tokens, c.rule) for c in memories(system)} == {
+        ("model.layers.0,2.self_attn", 16, "keep the last 16 tokens"),
+        ("model.layers.1,3.self_attn", None, "keep every token"),
     }
     assert system.state_bytes == 2 * (16 + 100) * 2 * 16 * FLOAT
 
@@ -303,6 +303,20 @@ class CausalSelfAttention(nn.Module):
         self.c_attn, self.c_proj = nn.Linear(H, 3 * H), nn.Linear(H, H)
 
 
+class AttentionDecoderLayer(nn.Module):
+    """A block of a hybrid model, called after what mixes its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.self_attn, self.feed_forward = CausalSelfAttention(), GatedMLP()
+
+
+class GatedMLP(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(H, INNER), nn.Linear(INNER, H)
+
+
 class Retention(nn.Module):
     """Queries, keys and values, but no softmax."""
 
@@ -317,6 +331,15 @@ def test_what_is_not_recognised_is_named():
     assert (attention.name, attention.carried, attention.token_bytes) == ("attn", True, 2 * H * FLOAT)
     assert system.notes == ("Retention is not a module that is known here; if it keeps a memory, that is not shown",)
     assert kinds(system)["other: Retention"] == 3 * LINEAR
+
+
+def test_an_mlp_is_one_also_in_a_block_that_is_called_after_its_attention():
+    system = describe(nn.ModuleList([AttentionDecoderLayer()]))
+    assert kinds(system) == {
+        "attention": 0,
+        "projections": H * 3 * H + 3 * H + LINEAR,
+        "MLP": H * INNER + INNER + INNER * H + H,
+    }
 
 
 class LatentAttention(nn.Module):

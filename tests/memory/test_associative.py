@@ -13,6 +13,7 @@ from everlearn.memory import (
     Matrix,
     NonParametric,
     ResidualMLP,
+    Vector,
     dot,
     l2,
 )
@@ -42,6 +43,14 @@ def matrix(objective=l2, retention=None, dim: int = 4, dim_v: int = 3, **options
     memory.double()
     torch.nn.init.normal_(memory.start["M"])
     return memory
+
+
+def pairs(dim_v: int = 3, window: int | None = None) -> AssociativeMemory:
+    return AssociativeMemory(NonParametric(4, dim_v, window=window), rule=None).double()
+
+
+def vector() -> AssociativeMemory:
+    return AssociativeMemory(Vector(4), eta=1.0).double()
 
 
 def same_values_and_gradients(one: list[Tensor], two: list[Tensor], inputs: list[Tensor]) -> None:
@@ -208,6 +217,41 @@ def test_the_surprise_is_the_norm_of_the_gradient():
     assert matrix(dot).write(matrix().init(2), k, v)[1] == pytest.approx(v.norm(dim=-1))
 
 
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        (lambda: matrix(), [lambda: matrix().float(), lambda: pairs(), lambda: vector()]),
+        (lambda: matrix(window=3), [lambda: matrix(), lambda: matrix(window=5)]),
+        (lambda: vector(), [lambda: matrix(dim_v=4), lambda: pairs(4)]),
+        (lambda: pairs(), [lambda: matrix(), lambda: pairs(2)]),
+        (lambda: pairs(window=3), [lambda: pairs(), lambda: pairs(window=5)]),
+    ],
+)
+def test_the_state_of_a_memory_with_other_choices_is_refused(own, others):
+    memory, given = own(), stream()
+    state, _ = memory.write(memory.init(2), given["keys"], stream(dim_v=memory.architecture.dim_v)["values"])
+    memory.read(state, given["queries"])
+    for other in others:
+        values = stream(dim_v=other().architecture.dim_v)["values"]
+        foreign, _ = other().write(other().init(2), given["keys"], values)
+        with pytest.raises(ValueError, match=r"which is another memory's; start from init\(\)") as error:
+            memory.read(foreign, given["queries"])
+        assert "\n" not in str(error.value)
+
+
+def test_a_write_that_is_no_number_shows_in_the_surprise():
+    """A surprise of zero would say that the pair was known."""
+    for memory in (matrix(eta=1.0), pairs()):
+        given = stream()
+        v = given["values"].detach()
+        v[0, 1] = torch.nan
+        state, surprise = memory.write(memory.init(2), given["keys"], v)
+        assert surprise.isnan().tolist()[1] == [False] * 9
+        assert surprise[0, 1].isnan()
+        if "M" in state.memory:  # from then on the matrix is no number either
+            assert surprise[0].isnan().tolist() == [False] + [True] * 8
+
+
 def test_a_start_and_a_state_stay_as_they_were():
     memory, given = matrix(window=3), stream()
     state = memory.init(2)
@@ -241,6 +285,15 @@ def test_numbers_and_shapes_that_do_not_fit_are_refused_in_one_line():
         memory.read(LayerState({"tokens": torch.zeros(2)}), k)
     with pytest.raises(ValueError, match="another memory's"):
         memory.read(matrix(dim_v=2).init(2), k)
+    for shape in ((), (4,)):
+        with pytest.raises(ValueError, match=r"keys has shape .*\(2, 'T', 4\) is needed"):
+            memory.write(state, torch.ones(shape).double(), v)
+    with pytest.raises(ValueError, match="eta is a float; give a tensor"):
+        memory.write(state, k, v, eta=0.5)
+    with pytest.raises(ValueError, match=r"queries is torch\.int64; a floating-point type is needed"):
+        memory.read(state, k.long())
+    with pytest.raises(ValueError, match=r"mask is torch\.int64; bool, True for a real token"):
+        memory.write(state, k, v, mask=torch.ones(2, 9).long())
     with pytest.raises(ValueError, match="eta is inf"):
         AssociativeMemory(Matrix(4), eta=float("inf"))
     assert isinstance(memory.retention, Keep)

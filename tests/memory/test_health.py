@@ -13,6 +13,9 @@ def test_stable_rank_of_known_spectra():
     assert stable_rank(torch.outer(torch.arange(1.0, 4), torch.ones(7))).item() == pytest.approx(1, abs=1e-5)
     batch = torch.stack([torch.zeros(3, 3), 1e-20 * torch.eye(3)])
     assert stable_rank(batch).tolist() == pytest.approx([0, 3])
+    # the alarm has to go on in the other rows
+    batch = torch.stack([torch.full((3, 3), torch.nan), torch.eye(3), torch.full((3, 3), torch.inf)])
+    assert stable_rank(batch).tolist() == pytest.approx([torch.nan, 3, torch.nan], nan_ok=True)
 
 
 def test_orthogonal_pairs_all_come_back_and_fill_the_matrix_one_by_one():

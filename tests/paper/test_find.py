@@ -55,6 +55,10 @@ def test_equations_are_understood_however_they_are_written(text, expected):
         ("Miras", "nothing on the list is called 'Miras'; give "),
         ("71x", "nothing on the list is called '71x'; give "),
         ("-71", "nothing on the list is called '-71'; give "),
+        (",", "nothing on the list is called ','; give "),
+        ("-", "nothing on the list is called '-'; give "),
+        ("9" * 5000, "nothing on the list is called '9999"),
+        ("1.5-" + "9" * 5000, "nothing on the list is called '1.5-9999"),
     ],
 )
 def test_what_is_not_on_the_list_is_one_line_that_names_what_is(text, line):

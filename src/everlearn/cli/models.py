@@ -80,12 +80,18 @@ def read_config(file: Path) -> dict[str, Any]:
         UserError: the file holds no JSON object.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"), object_hook=special_float)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}); give the {CONFIG} of a model") from None
     if not isinstance(data, dict):
         raise UserError(f"{file} holds a {type(data).__name__}; a {CONFIG} is an object with named fields")
     return data
+
+
+def special_float(data: dict[str, Any]) -> dict[str, Any] | float:
+    """Return the number that transformers writes as {"__float__": "Infinity"}, and any other object as it is."""
+    word = data.get("__float__")
+    return float(word) if len(data) == 1 and word in ("Infinity", "-Infinity", "NaN") else data
 
 
 def from_ours(file: Path, data: dict[str, Any]) -> tuple[nn.Module, str]:

@@ -136,7 +136,7 @@ class Attention(nn.Module):
             token_bytes=2 * self.dim * self.qkv.weight.element_size() + torch.int64.itemsize,  # k, v and the position
             max_tokens=self.window,
             objective="kernel regression on its values",
-            rule="keep every token",
+            rule="keep every token" if self.window is None else f"keep the last {self.window:,} tokens",
             context_flow="tokens of the row",
             conditioned_on=("qkv",),
         )

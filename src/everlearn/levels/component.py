@@ -46,6 +46,8 @@ class Component:
         conditioned_on: names within the layer of the parameters that make its keys and values.
         gradient_of: names of the components whose gradients it compresses.
         level: place in the nested system, 1 changes most often; 0 before `describe` has decided.
+    Raises:
+        ValueError: a period that is not above zero, a size below it, or a word where names are listed.
     """
 
     name: str
@@ -67,6 +69,24 @@ class Component:
     conditioned_on: tuple[str, ...] = ()
     gradient_of: tuple[str, ...] = ()
     level: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.update_period > 0:
+            raise ValueError(
+                f"update_period {self.update_period} of component {self.name!r} is not above zero; give the "
+                f"{self.unit} between two updates, or math.inf"
+            )
+        for name in ("owns", "start_from", "conditioned_on", "gradient_of"):
+            if isinstance(vars(self)[name], str):
+                raise ValueError(
+                    f"{name} of component {self.name!r} is the word {vars(self)[name]!r}, which counts letter by "
+                    f"letter; give a tuple: ({vars(self)[name]!r},)"
+                )
+        for name in ("parameters", "parameter_bytes", "state_bytes", "token_bytes"):
+            if vars(self)[name] < 0:
+                raise ValueError(
+                    f"{name} of component {self.name!r} is {vars(self)[name]}; a count is 0 or more: leave it out"
+                )
 
     def held(self, context: int) -> int:
         """Return the bytes that it holds once a row has read `context` tokens; of one pass where nothing is carried."""

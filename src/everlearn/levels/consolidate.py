@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Verdict:
         reason: one sentence, for the audit.
         numbers: what was measured, by name; finite, so that JSON can hold them.
     Raises:
-        ValueError: a number that is not finite.
+        ValueError: accepted is not True or False, or a number is not finite.
     """
 
     accepted: bool
@@ -62,6 +63,9 @@ class Verdict:
     numbers: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        # the word "no" and a tensor count as true
+        if not isinstance(self.accepted, bool):
+            raise ValueError(f"accepted is {self.accepted!r}; True or False is needed: compare plain numbers")
         for name, value in self.numbers.items():
             if not math.isfinite(value):
                 raise ValueError(
@@ -97,7 +101,11 @@ Guard = Callable[[Model, Model], Verdict]
 
 
 def consolidate(
-    model: Model, state: Learned, levels: Sequence[str], guard: Guard[Model], rows: Sequence[int] | None = None
+    model: Model,
+    state: Learned,
+    levels: Sequence[str],
+    guard: Guard[Model],
+    rows: Sequence[int] | Tensor | None = None,
 ) -> tuple[Model, Consolidation]:
     """Take what streams have learned into the learned start of a copy of the model, if the guard accepts it.
 
@@ -119,7 +127,9 @@ def consolidate(
     Raises:
         ValueError: no level or row, one that does not exist, a state of another model, or one that is not finite.
     """
-    levels = tuple(levels)
+    if isinstance(levels, str):
+        raise ValueError(f"levels is the word {levels!r}, which counts letter by letter; give a list: [{levels!r}]")
+    levels, rows = tuple(levels), None if rows is None else _numbers(rows)
     model.check_state(state)
     before, candidate = model.fingerprint(), copy.deepcopy(model)
     starts = _starts(candidate, levels)
@@ -147,6 +157,14 @@ def consolidate(
     return (candidate if verdict.accepted else model), event
 
 
+def _numbers(rows: Sequence[int] | Tensor) -> list[int]:
+    """Return rows as plain numbers, which JSON can hold; refuse a mask, which would pick others than it is read as."""
+    listed = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+    if any(isinstance(row, bool) or not isinstance(row, SupportsIndex) for row in listed):
+        raise ValueError(f"rows {listed} are not whole numbers; name each row by its number, counted from 0")
+    return [operator.index(row) for row in listed]
+
+
 def _starts(model: Consolidating, levels: Sequence[str]) -> dict[str, Tensor]:
     """Return "layer/level.part" -> parameter for all memories of a model."""
     starts = {
@@ -160,7 +178,7 @@ def _starts(model: Consolidating, levels: Sequence[str]) -> dict[str, Tensor]:
     return starts
 
 
-def _rows(name: str, start: Tensor, state: Learned, rows: Sequence[int] | None) -> Tensor:
+def _rows(name: str, start: Tensor, state: Learned, rows: list[int] | None) -> Tensor:
     """Return what the rows have learned in place of one start, [R, ...]; refuse what does not fit or is not finite."""
     layer, _, leaf = name.rpartition("/")
     found = state.memory.get(layer, {}).get(leaf)
@@ -171,8 +189,8 @@ def _rows(name: str, start: Tensor, state: Learned, rows: Sequence[int] | None) 
             "consolidate with the model that wrote it"
         )
     if rows is not None and any(not 0 <= row < len(found) for row in rows):
-        raise ValueError(f"rows {list(rows)} are not all in the state, which has {len(found)}; count from 0")
-    picked = found.detach() if rows is None else found.detach()[list(rows)]
+        raise ValueError(f"rows {rows} are not all in the state, which has {len(found)}; count from 0")
+    picked = found.detach() if rows is None else found.detach()[rows]
     if not len(picked):
         raise ValueError("no row was named, so there is nothing to take over; give at least one, or None for all")
     if not bool(torch.isfinite(picked).all()):

@@ -100,7 +100,9 @@ def weights_kind(chain: list[nn.Module], repeated: bool, has_blocks: bool) -> st
     leaf = chain[0]
     if NORM.search(_class(leaf)):
         return "norm"
-    if any(is_attention(module) or ATTENTION.search(_class(module)) for module in chain):
+    # of an MLP within a block that is called after its attention, the MLP stands nearer
+    nearest = next((module for module in chain if _mentions_attention(module) or MLP.search(_class(module))), None)
+    if nearest is not None and _mentions_attention(nearest):
         return "projections"
     if isinstance(leaf, nn.Embedding) or any(EMBEDDING.search(_class(module)) for module in chain):
         return "embedding"
@@ -118,6 +120,10 @@ def weights_kind(chain: list[nn.Module], repeated: bool, has_blocks: bool) -> st
     if isinstance(leaf, nn.Linear) or _class(leaf) == "Conv1D":
         return "MLP" if repeated or not has_blocks else "head"
     return f"{OTHER}{_class(leaf)}"
+
+
+def _mentions_attention(module: nn.Module) -> bool:
+    return is_attention(module) or bool(ATTENTION.search(_class(module)))
 
 
 def _is_mixer(module: nn.Module) -> bool:
@@ -142,16 +148,17 @@ def _attention(module: nn.Module, path: str) -> Component:
     maker = module.get_submodule(names[-1]) if names else module
     causal = _is_causal(module)
     cross = bool(CROSS.search(path) or CROSS.search(_class(module)))
+    window = _window(module)
     return Component(
         name="",
         kind="attention",
         update_period=1,
         unit=TOKENS if causal and not cross else FORWARDS,
         token_bytes=key_value_width(module) * next(maker.parameters()).element_size(),
-        max_tokens=_window(module),
+        max_tokens=window,
         carried=causal,
         objective="kernel regression on its values",
-        rule="keep every token",
+        rule="keep every token" if window is None else f"keep the last {window:,} tokens",
         context_flow="tokens of the encoder" if cross else "tokens of the row",
         conditioned_on=names or ("",),
     )

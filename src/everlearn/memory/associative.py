@@ -295,22 +295,40 @@ class AssociativeMemory(nn.Module):
 
     def _check(self, state: LayerState, **given: Tensor | None) -> None:
         """Raise one clear line for a state or a tensor that does not fit."""
-        shapes = {name: tuple(x.shape[1:]) for name, x in state.memory.items()}
-        if "tokens" not in shapes or any(shapes.get(name) != tuple(x.shape) for name, x in self.start.items()):
-            raise ValueError(f"the state holds {shapes} per row, which is another memory's; start from init()")
+        self._check_state(state)
         rows = len(state.memory["tokens"])
         sizes = {"queries": self.architecture.dim, "keys": self.architecture.dim, "values": self.architecture.dim_v}
-        length = next(x.shape[1] for x in given.values() if x is not None and x.ndim > 1)
+        length: int | None = None
         for name, x in given.items():
-            wanted = (rows, length, *([sizes[name]] if name in sizes else []))
-            if x is not None and tuple(x.shape) != wanted:
+            if x is None:
+                continue
+            if not isinstance(x, Tensor):
+                raise ValueError(f"{name} is a {type(x).__name__}; give a tensor with a number for each token, [B, T]")
+            length = x.shape[1] if length is None and x.ndim > 1 else length
+            wanted = (rows, "T" if length is None else length, *([sizes[name]] if name in sizes else []))
+            if tuple(x.shape) != wanted:
                 raise ValueError(f"{name} has shape {tuple(x.shape)}, {wanted} is needed; reshape it or use its state")
+            if not (x.dtype == torch.bool if name == "mask" else x.is_floating_point()):
+                allowed = "bool, True for a real token" if name == "mask" else "a floating-point type"
+                raise ValueError(f"{name} is {x.dtype}; {allowed} is needed: convert it")
         if given.get("alpha") is not None and not isinstance(self.retention, Decay):
             raise ValueError(
                 f"alpha was given to a memory with {self.retention}; build it with Decay() or leave it out"
             )
         if given.get("eta") is not None and self.rule is None:
             raise ValueError("eta was given to a non-parametric memory, which takes no steps; leave it out")
+
+    def _check_state(self, state: LayerState) -> None:
+        """Refuse the state of a memory with other choices, before it fails or answers in another size."""
+        fresh = self.init(0)
+        # how many pairs there are is compared in a window alone; elsewhere they grow
+        grows = isinstance(self.architecture, NonParametric) and self.architecture.window is None
+        for held, own, first in ((state.memory, fresh.memory, 1), (state.context, fresh.context, 2 if grows else 1)):
+            for name, x in own.items():
+                if name in held and held[name].shape[first:] == x.shape[first:] and held[name].dtype == x.dtype:
+                    continue
+                shapes = {name: (*x.shape[1:], x.dtype) for name, x in held.items()}
+                raise ValueError(f"the state holds {shapes} per row, which is another memory's; start from init()")
 
     def components(self) -> list[Component]:
         """Return what each row holds, and the start that training has learned."""

@@ -21,12 +21,13 @@ def stable_rank(matrix: Tensor) -> Tensor:
     Args:
         matrix: [..., out, in].
     Returns:
-        [...], between 1 and min(out, in); 0 for a matrix of zeros.
+        [...], between 1 and min(out, in); 0 for a matrix of zeros, and NaN for one that is not finite.
     """
-    singular = torch.linalg.svdvals(matrix)
+    finite = matrix.isfinite().all(-1).all(-1)
+    singular = torch.linalg.svdvals(matrix.masked_fill(~finite[..., None, None], 0))
     largest = singular[..., 0]
     relative = singular / torch.where(largest > 0, largest, 1).unsqueeze(-1)
-    return relative.square().sum(-1)
+    return relative.square().sum(-1).masked_fill(~finite, torch.nan)
 
 
 @dataclass(frozen=True)

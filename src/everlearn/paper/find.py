@@ -13,7 +13,7 @@ from everlearn.paper.tags import KINDS, PAPERS, Tag
 _WORD = re.compile(
     rf"(?P<paper>{'|'.join(PAPERS)})\b"
     rf"|(?P<kind>{'|'.join(KINDS)})[a-z]*\.?"
-    r"|(?P<first>\d+(?:\.\d+)*)(?:\s*-\s*(?P<last>\d+))?(?![\w-])"
+    r"|(?P<first>\d{1,9}(?:\.\d{1,9})*)(?:\s*-\s*(?P<last>\d{1,9}))?(?![\w-])"
     r"|and\b|[,;]",
     re.IGNORECASE,
 )
@@ -72,7 +72,7 @@ def ask(text: str) -> list[str]:
             kind = kinds[match["kind"].lower()]
         elif match["first"]:
             found |= _numbered(f"{paper or 'NL'} {kind or 'eq'}.", match["first"], match["last"])
-    if not found:  # a paper or a kind without a number means all of it
+    if not found and (paper or kind or not plain):  # a paper or a kind without a number means all of it
         found = {label for label in EQUATIONS if label.startswith(paper) and (not kind or f" {kind}. " in label)}
     return sorted(found, key=order) if found else _named(text, plain.split())
 
@@ -133,7 +133,7 @@ def _named(text: str, words: Sequence[str]) -> list[str]:
     found = [
         label for label, name in EQUATIONS.items() if all(word.lower() in f"{label} {name}".lower() for word in words)
     ]
-    if not found:
+    if not found or not re.search(r"\w", text):
         raise ValueError(f"nothing on the list is called {text.strip()!r}; give {_FORMS}; see all: everlearn paper")
     return found
 

@@ -30,6 +30,6 @@ def unit(tensor: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def root(square: Tensor) -> Tensor:
-    """Return the square root, with gradient 0 instead of infinity at 0."""
-    some = square > 0
+    """Return the square root, with gradient 0 instead of infinity at 0; what is no number stays none."""
+    some = square != 0
     return torch.where(some, torch.where(some, square, 1.0).sqrt(), 0.0)
