@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from everlearn.levels import describe
 from everlearn.optim import FromRule, capture
 from everlearn.rules import adam, deep_momentum, dgd, gd, least_squares, m3, momentum, newton_schulz, owm
 
@@ -171,3 +172,16 @@ def test_what_cannot_work_is_refused():
         FromRule(layer.parameters(), dgd, lr=0.1).step()
     with pytest.raises(ValueError, match=r"none for a parameter \(2, 3\).*call capture\(model\) before"):
         FromRule(layer.parameters(), dgd, lr=0.1, inputs=capture(layer)).step()
+
+
+@pytest.mark.parametrize("rule", [momentum, partial(adam, beta=0.8), m3, owm, least_squares])
+def test_what_describe_counts_is_what_the_first_step_keeps(rule):
+    layer = torch.nn.Linear(4, 3, bias=False)
+    optimizer = FromRule(layer.parameters(), rule, 0.1, inputs=capture(layer))
+    before = {c.name: c.state_bytes for c in describe(layer, optimizer).components if c.is_memory}
+    layer(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    kept = {name: slot for name, slot in optimizer.state[layer.weight].items() if slot.numel() > 1}
+    assert before == {f"FromRule.{name}": slot.numel() * slot.element_size() for name, slot in kept.items()}
+    after = {c.name: c.state_bytes for c in describe(layer, optimizer).components if c.is_memory}
+    assert after == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -87,6 +87,15 @@ KNOWN: dict[type[Optimizer], Callable[[Group], list[Slot]]] = {
 }
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """An optimizer that says itself what it keeps."""
+
+    def memories(self) -> list[tuple[Component, list[Tensor]]] | None:
+        """Return each memory and the parameters whose gradients it holds; None where that cannot be told yet."""
+        ...
+
+
 def gradient_memories(optimizer: Optimizer) -> list[tuple[Component, list[Tensor]]]:
     """Return what an optimizer keeps between its steps, and of which parameters.
 
@@ -100,13 +109,16 @@ def gradient_memories(optimizer: Optimizer) -> list[tuple[Component, list[Tensor
         (component, parameters) of each memory; the component lacks the names of its parameters.
     """
     title = type(optimizer).__name__
+    own = optimizer.memories() if isinstance(optimizer, Remembering) else None
+    if own is not None:
+        return own
     if type(optimizer) not in KNOWN:
         return _by_state(optimizer, title)
     found: dict[Slot, list[Tensor]] = {}
     for group in optimizer.param_groups:
         for slot in KNOWN[type(optimizer)](group):
             found.setdefault(slot, []).extend(trained(group["params"]))
-    return [(_memory(title, slot, nbytes(owned)), owned) for slot, owned in found.items() if owned]
+    return [(gradient_memory(title, slot, nbytes(owned)), owned) for slot, owned in found.items() if owned]
 
 
 def trained(parameters: Iterable[Tensor]) -> list[Tensor]:
@@ -120,7 +132,9 @@ def unknown_memory(optimizers: Sequence[Optimizer]) -> list[str]:
         f"{type(optimizer).__name__} is not an optimizer that is known here and has taken no step yet, so what it "
         "keeps does not show; describe it after its first step"
         for optimizer in optimizers
-        if type(optimizer) not in KNOWN and not optimizer.state
+        if type(optimizer) not in KNOWN
+        and not optimizer.state
+        and not (isinstance(optimizer, Remembering) and optimizer.memories() is not None)
     ]
 
 
@@ -132,12 +146,16 @@ def _by_state(optimizer: Optimizer, title: str) -> list[tuple[Component, list[Te
             if isinstance(value, Tensor) and (value.ndim > 0 or value.numel() > 1):
                 kept.setdefault(name, []).append((parameter, value))
     return [
-        (_memory(title, Slot(name, "-", f"state of {title}"), nbytes(v for _, v in pairs)), [p for p, _ in pairs])
+        (
+            gradient_memory(title, Slot(name, "-", f"state of {title}"), nbytes(v for _, v in pairs)),
+            [p for p, _ in pairs],
+        )
         for name, pairs in kept.items()
     ]
 
 
-def _memory(title: str, slot: Slot, size: int) -> Component:
+def gradient_memory(title: str, slot: Slot, size: int) -> Component:
+    """Return one memory of gradients as a component; `title` is the optimizer's name, `size` its bytes in all."""
     return Component(
         name=f"{title}.{slot.name}",
         kind="gradient memory",

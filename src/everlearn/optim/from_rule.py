@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everlearn.levels.component import Component, nbytes, rule_name
+from everlearn.levels.gradients import Slot, gradient_memory
 from everlearn.optim.inputs import Inputs
 from everlearn.rules import Rule
 from everlearn.rules.shapes import as_matrix
@@ -78,6 +80,28 @@ class FromRule(torch.optim.Optimizer):
         if self.inputs is not None:
             for weight in self._parameters():
                 self.inputs.forget(weight)
+
+    def memories(self) -> list[tuple[Component, list[Tensor]]] | None:
+        """Return what the rule keeps, as `describe` shows it, before the first step too.
+
+        Counters (one number per matrix) are left out. None for parameters on "meta", where a rule cannot step.
+        """
+        sizes: dict[str, int] = {}
+        trained = [weight for weight in self._parameters() if weight.requires_grad]
+        if any(weight.is_meta for weight in trained):
+            return None
+        for weight in trained:
+            nothing = _flat(torch.zeros_like(weight))
+            # one key of zeros serves the rules that need any
+            slots = self.state[weight] or self.rule(nothing, nothing, nothing[:1], {}, eta=0.0)[1]
+            for name, slot in slots.items():
+                sizes[name] = sizes.get(name, 0) + (nbytes([slot]) if slot.numel() > 1 else 0)
+        title = type(self).__name__
+        return [
+            (gradient_memory(title, Slot(name, "-", f"slot of {rule_name(self.rule)}"), size), trained)
+            for name, size in sizes.items()
+            if size
+        ]
 
     def _parameters(self) -> list[Tensor]:
         """Return the parameters of all groups."""
