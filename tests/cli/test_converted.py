@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from verbs_fixture import Shell
 
 import everlearn
@@ -172,6 +172,8 @@ def test_a_base_that_was_moved_is_named_and_one_that_changed_is_refused(base, sh
     assert again["bits_per_byte"] == shell.json(*words[:3], out)["bits_per_byte"]
     other = pretrained(shell.folder / "other", seed=1)
     assert "another base" in shell(*words, "--base", other, code=2)
+    measured = shell("eval", shell.folder / "bob.txt", "--state", away, "--base", shell.folder / "there", code=2)
+    assert "holds no memory of user 'me'" in measured
     shell("read", shell.folder / "bob.txt", "--state", away, "--base", shell.folder / "there")
     assert shell.json(*words)["bits_per_byte"] == again["bits_per_byte"]
 
@@ -184,6 +186,11 @@ def test_a_pretrained_folder_is_no_base_of_a_new_state(base, shell):
 
 REFUSED = {
     "no model": (("convert", "./nothing", "x"), "nothing does not exist; give a folder that save_pretrained wrote"),
+    "no tokenizer": (("convert", "bare", "x"), "no tokenizer is there; save it too, with tokenizer.save_pretrained"),
+    "a converted one": (("convert", "out", "x"), "out was made by everlearn already; read with it: --state out"),
+    "no state": (("score", "ada.txt", "--state", "x"), "from a model of your own: everlearn convert MODEL x"),
+    "nothing to read": (("read", "--state", "out"), "no file was given; name at least one text file or folder"),
+    "nothing to score": (("score", "--state", "out"), "no file was given; name at least one text file or folder"),
     "a folder that is full": (("convert", "BASE", "out"), "is there already and not an empty folder"),
     "an unknown user": (("score", "ada.txt", "--state", "out", "--user", "eve"), "no memory of user 'eve'; it knows"),
     "an empty prompt": (("generate", "", "--state", "out"), "the prompt is empty"),
@@ -196,6 +203,7 @@ REFUSED = {
 @pytest.mark.parametrize("words, message", REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_one_line(base, shell, monkeypatch, words, message):
     monkeypatch.chdir(shell.folder)
+    shutil.copytree(base, "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
     line = shell(*(base if word == "BASE" else word for word in words), code=2)
     assert message in line and line.count("\n") == 1
     assert not (shell.folder / "x").exists()
@@ -282,6 +290,27 @@ def test_a_model_that_cannot_talk_is_refused_in_one_line(tmp_path, capsys, monke
     line = talk(shell, monkeypatch, code=2)
     assert "has no chat template, so it was not trained to talk; use generate with it" in line
     assert line.count("\n") == 1
+
+
+def test_a_model_of_the_hub_is_taken_from_the_cache_before_anybody_is_asked(base, monkeypatch):
+    """The first call asks for local files only; where that finds the model, there is no second one."""
+    calls, load = [], AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(place, **options):
+        calls.append((place, options))
+        if where["cached"] or not options:
+            return load(base, **options)
+        raise OSError("not in the cache")
+
+    where = {"cached": True}
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)
+    for cached, expected in ((True, [{"local_files_only": True}]), (False, [{"local_files_only": True}, {}])):
+        where["cached"] = cached
+        calls.clear()
+        assert load_base("owner/model")[1] is tokenizer
+        assert calls == [("owner/model", options) for options in expected]
 
 
 def test_the_tokenizer_that_comes_with_a_model_is_used(base):

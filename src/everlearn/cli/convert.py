@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.cli.options import DeviceName, JsonTarget
+from everlearn.layout import MARKER
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -60,8 +62,13 @@ def run(options: Options) -> int:
     if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
         raise UserError(f"{options.out} is there already and not an empty folder; choose a new one for OUT")
     texts = user_text(options.calibrate, smallest=2).documents if options.calibrate else []
-    from everlearn.convert.hub import load_base
+    from everlearn.convert.hub import load_base, where_is
 
+    if (Path(options.model) / MARKER).is_file():
+        raise UserError(f"{options.model} was made by everlearn already; read with it: --state {options.model}")
+    if not Path(where_is(options.model)).is_absolute():
+        say = f"{options.model!r} is no folder here; it is taken from the cache of the hub, or downloaded"
+        print(say, file=sys.stderr, flush=True)
     pretrained, tokenizer = load_base(options.model)
     eta = ETA[options.weights] if options.eta is None else options.eta
     learner = _stacked(pretrained.to(place[0]), tokenizer, _levels(options, eta), options)
