@@ -106,12 +106,14 @@ def test_a_guard_keeps_general_text_readable_and_says_what_it_did(shell):
     shutil.copytree(out, free)
     words = ("read", shell.folder / "ada.txt", "--state")
     shell(*words, free)
-    said = shell(*words, out, "--guard", shell.folder / "probe.txt")
+    said = shell(*words, out, "--guard", shell.folder / "probe.txt", "--json", shell.folder / "read.json")
     rise = {}
     for folder in (free, out):
         learner = everlearn.load(folder)
         rise[folder] = learner.score(probe, "me").bits_per_byte - learner.score(probe).bits_per_byte
     assert rise[free] > 0.05 >= rise[out]
+    (row,) = json.loads((shell.folder / "read.json").read_text())["documents"]
+    assert row["guard"]["action"] in said and row["guard"]["after"] == pytest.approx(rise[out], abs=1e-6)
     assert "ada.txt: the memory was " in said and "+0.050 is allowed" in said
 
 
@@ -188,6 +190,7 @@ REFUSED = {
     "no model": (("convert", "./nothing", "x"), "nothing does not exist; give a folder that save_pretrained wrote"),
     "no tokenizer": (("convert", "bare", "x"), "no tokenizer is there; save it too, with tokenizer.save_pretrained"),
     "a converted one": (("convert", "out", "x"), "out was made by everlearn already; read with it: --state out"),
+    "a chunk size": (("convert", "BASE", "x", "--chunk-size", "0"), "--chunk-size 0 is below 1; 128 and 32"),
     "no state": (("score", "ada.txt", "--state", "x"), "from a model of your own: everlearn convert MODEL x"),
     "nothing to read": (("read", "--state", "out"), "no file was given; name at least one text file or folder"),
     "nothing to score": (("score", "--state", "out"), "no file was given; name at least one text file or folder"),
