@@ -89,3 +89,13 @@ def test_a_decoder_is_whole_by_itself_and_takes_no_base(tmp_path):
     el.save(el.Learner(byte_model()), tmp_path / "saved")
     with pytest.raises(ValueError, match="is whole by itself; leave out base='x'"):
         el.load(tmp_path / "saved", base="x")
+
+
+def test_a_model_that_was_not_converted_is_told_how(tmp_path):
+    """What a newcomer tries first: the model itself, or its name; no folder is made."""
+    model, _ = load_base(pretrained(tmp_path / "base"))
+    with pytest.raises(ValueError, match=r"a LlamaForCausalLM does not learn .* Learner\(stack_levels\(model, tok"):
+        el.Learner(model, store=tmp_path / "memory")
+    with pytest.raises(ValueError, match=r"got 'Qwen/Qwen3-0.6B' where a model is needed; load it first"):
+        el.stack_levels("Qwen/Qwen3-0.6B")
+    assert not (tmp_path / "memory").exists()

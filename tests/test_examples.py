@@ -1,5 +1,8 @@
 """The examples run as the reader would run them, and what they claim comes out."""
 
+import contextlib
+import io
+import json
 import os
 import re
 import subprocess
@@ -11,9 +14,12 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "examples"
 
 
-def run(name: str) -> str:
+def run(name: str, *words: object) -> str:
     done = subprocess.run(
-        [sys.executable, FOLDER / name], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, FOLDER / name, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -46,6 +52,58 @@ def test_a_new_class_at_any_time_and_one_image_forgotten():
     assert said.strip().endswith("equals one that never saw it: True")
 
 
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    assert run("tiny_llama.py", folder) == f"wrote {folder}\n"
+    return folder
+
+
+def test_your_model_learns_your_notes(llama):
+    """The folder that the helper wrote stands for any model; without it the example makes the same one."""
+    before, after, again, nobody = numbers(r": +(\d\.\d+)", run("03_your_model.py", llama))
+    assert after < before - 0.05
+    assert again == after
+    assert nobody == before
+
+
+@pytest.mark.slow
+def test_two_users_learn_apart():
+    said = run("04_two_users.py")
+    table = [numbers(r"(\d\.\d+)", line) for line in said.splitlines() if "memory of" in line]
+    nobody, ada, bob = table
+    assert ada[0] < bob[0] < nobody[0]
+    assert bob[1] < ada[1] < nobody[1]
+    assert "files of memories: 2, and 1 after" in said
+    assert said.strip().endswith("the same, bit for bit: True")
+
+
+@pytest.mark.slow
+def test_one_document_is_rolled_back(llama):
+    said = run("05_roll_back_one_document.py", llama)
+    known, taken_back = numbers(r": +(\d\.\d+)", said)
+    assert known < taken_back
+    assert said.strip().endswith("bit for bit: True")
+
+
+def test_the_notebook_prints_what_is_stored_in_it(tmp_path, monkeypatch):
+    """Its cells run in order, in one namespace and an empty folder; numbers may differ as another machine rounds."""
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((FOLDER / "your_model.ipynb").read_text(encoding="utf-8"))["cells"]
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for number, cell in enumerate(cell for cell in cells if cell["cell_type"] == "code"):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), namespace)
+        stored = "".join(line for output in cell["outputs"] for line in output["text"])
+        number_in = r"\d+\.\d+"
+        assert re.sub(number_in, "#", printed.getvalue()) == re.sub(number_in, "#", stored)
+        assert numbers(f"({number_in})", printed.getvalue()) == pytest.approx(
+            numbers(f"({number_in})", stored), abs=0.1
+        )
+        assert cell["execution_count"] == number + 1
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_fits_a_screen_and_says_how_to_run_it(path):
     text = path.read_text()
@@ -55,4 +113,4 @@ def test_an_example_fits_a_screen_and_says_how_to_run_it(path):
 
 def test_every_example_is_run_here():
     here = Path(__file__).read_text()
-    assert not [path.name for path in FOLDER.glob("*.py") if f'run("{path.name}")' not in here]
+    assert not [path.name for path in FOLDER.glob("*.py") if f'run("{path.name}"' not in here]

@@ -25,9 +25,11 @@ def learner(model: TextModel, store: Store | Path | str | None = None, *, guard:
             memories in this process only.
         guard: see `Learner`.
     """
+    reader = Learner(model, guard=guard)  # refuses a model that cannot learn before a folder is made
     if isinstance(store, (str, Path)):
         store = FolderStore(Path(store), model.fingerprint(), model.initial_state(1))
-    return Learner(model, store, guard=guard)
+    reader.store = store
+    return reader
 
 
 def save(reader: Learner, folder: Path | str) -> None:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from verbs_fixture import Shell
 
 import everlearn
@@ -106,12 +106,14 @@ def test_a_guard_keeps_general_text_readable_and_says_what_it_did(shell):
     shutil.copytree(out, free)
     words = ("read", shell.folder / "ada.txt", "--state")
     shell(*words, free)
-    said = shell(*words, out, "--guard", shell.folder / "probe.txt")
+    said = shell(*words, out, "--guard", shell.folder / "probe.txt", "--json", shell.folder / "read.json")
     rise = {}
     for folder in (free, out):
         learner = everlearn.load(folder)
         rise[folder] = learner.score(probe, "me").bits_per_byte - learner.score(probe).bits_per_byte
     assert rise[free] > 0.05 >= rise[out]
+    (row,) = json.loads((shell.folder / "read.json").read_text())["documents"]
+    assert row["guard"]["action"] in said and row["guard"]["after"] == pytest.approx(rise[out], abs=1e-6)
     assert "ada.txt: the memory was " in said and "+0.050 is allowed" in said
 
 
@@ -172,6 +174,8 @@ def test_a_base_that_was_moved_is_named_and_one_that_changed_is_refused(base, sh
     assert again["bits_per_byte"] == shell.json(*words[:3], out)["bits_per_byte"]
     other = pretrained(shell.folder / "other", seed=1)
     assert "another base" in shell(*words, "--base", other, code=2)
+    measured = shell("eval", shell.folder / "bob.txt", "--state", away, "--base", shell.folder / "there", code=2)
+    assert "holds no memory of user 'me'" in measured
     shell("read", shell.folder / "bob.txt", "--state", away, "--base", shell.folder / "there")
     assert shell.json(*words)["bits_per_byte"] == again["bits_per_byte"]
 
@@ -184,6 +188,12 @@ def test_a_pretrained_folder_is_no_base_of_a_new_state(base, shell):
 
 REFUSED = {
     "no model": (("convert", "./nothing", "x"), "nothing does not exist; give a folder that save_pretrained wrote"),
+    "no tokenizer": (("convert", "bare", "x"), "no tokenizer is there; save it too, with tokenizer.save_pretrained"),
+    "a converted one": (("convert", "out", "x"), "out was made by everlearn already; read with it: --state out"),
+    "a chunk size": (("convert", "BASE", "x", "--chunk-size", "0"), "--chunk-size 0 is below 1; 128 and 32"),
+    "no state": (("score", "ada.txt", "--state", "x"), "from a model of your own: everlearn convert MODEL x"),
+    "nothing to read": (("read", "--state", "out"), "no file was given; name at least one text file or folder"),
+    "nothing to score": (("score", "--state", "out"), "no file was given; name at least one text file or folder"),
     "a folder that is full": (("convert", "BASE", "out"), "is there already and not an empty folder"),
     "an unknown user": (("score", "ada.txt", "--state", "out", "--user", "eve"), "no memory of user 'eve'; it knows"),
     "an empty prompt": (("generate", "", "--state", "out"), "the prompt is empty"),
@@ -196,6 +206,7 @@ REFUSED = {
 @pytest.mark.parametrize("words, message", REFUSED.values(), ids=REFUSED)
 def test_bad_input_is_one_line(base, shell, monkeypatch, words, message):
     monkeypatch.chdir(shell.folder)
+    shutil.copytree(base, "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
     line = shell(*(base if word == "BASE" else word for word in words), code=2)
     assert message in line and line.count("\n") == 1
     assert not (shell.folder / "x").exists()
@@ -282,6 +293,27 @@ def test_a_model_that_cannot_talk_is_refused_in_one_line(tmp_path, capsys, monke
     line = talk(shell, monkeypatch, code=2)
     assert "has no chat template, so it was not trained to talk; use generate with it" in line
     assert line.count("\n") == 1
+
+
+def test_a_model_of_the_hub_is_taken_from_the_cache_before_anybody_is_asked(base, monkeypatch):
+    """The first call asks for local files only; where that finds the model, there is no second one."""
+    calls, load = [], AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(place, **options):
+        calls.append((place, options))
+        if where["cached"] or not options:
+            return load(base, **options)
+        raise OSError("not in the cache")
+
+    where = {"cached": True}
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)
+    for cached, expected in ((True, [{"local_files_only": True}]), (False, [{"local_files_only": True}, {}])):
+        where["cached"] = cached
+        calls.clear()
+        assert load_base("owner/model")[1] is tokenizer
+        assert calls == [("owner/model", options) for options in expected]
 
 
 def test_the_tokenizer_that_comes_with_a_model_is_used(base):

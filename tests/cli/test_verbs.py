@@ -104,7 +104,9 @@ def test_every_verb_names_what_it_passed_over_and_the_next_command(shell):
     assert f"all {len(ONE) + len(TWO)} bytes: " in said
     assert "8.000 bits per byte without this memory, 7.000 with it (-1.000)" in said
     assert said.endswith(f"kept in {state}\nnext: everlearn eval {texts} --state {state} --user me\n")
-    assert skipped in shell("eval", texts, "--state", state)
+    said = shell("eval", texts, "--state", state)
+    assert skipped in said
+    assert said.endswith(f"next: everlearn generate PROMPT --state {state} --user me\n")
     said = shell("read", texts, "--state", state)
     assert skipped in said
     assert said.endswith(f"next: everlearn eval {texts} --state {state} --user me\n")

@@ -51,6 +51,13 @@ def test_the_chosen_rate_has_worse_neighbours_and_its_controls_beside_it():
     assert len(text) == 1 + len(found.table)
 
 
+def test_every_trial_is_shown_once_as_it_is_found():
+    shown = []
+    found = calibrate_lr(byte_model(), TEXTS, length=LENGTH, on_trial=shown.append)
+    assert shown[0].scale == 0 and tuple(shown[-2:]) == found.controls
+    assert sorted(shown, key=lambda trial: trial.scale) == list(found.table)
+
+
 def test_rates_that_diverge_are_refused_and_leave_model_and_memory_alone():
     model = byte_model(levels=[Level("only", 4, 1e200)])
     before = digest(model.state_dict())

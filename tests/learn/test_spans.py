@@ -132,3 +132,9 @@ REFUSED = {
 def test_what_is_no_conversation_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_roles_that_are_one_text_are_refused():
+    """Letters of a word would be looked for as roles: "use" is in "user"."""
+    with pytest.raises(ValueError, match=r"learn_from 'user' is one text; give a set of roles, such as \{'user'\}"):
+        Learner(byte_model()).read(TALK, "ada", learn_from="user")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.cli.options import DeviceName, JsonTarget
+from everlearn.layout import MARKER
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -59,9 +61,16 @@ def run(options: Options) -> int:
     out.say(describe_device(*place))
     if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
         raise UserError(f"{options.out} is there already and not an empty folder; choose a new one for OUT")
+    if options.chunk_size < 1:
+        raise UserError(f"--chunk-size {options.chunk_size} is below 1; 128 and 32 were measured to work")
     texts = user_text(options.calibrate, smallest=2).documents if options.calibrate else []
-    from everlearn.convert.hub import load_base
+    from everlearn.convert.hub import load_base, where_is
 
+    if (Path(options.model) / MARKER).is_file():
+        raise UserError(f"{options.model} was made by everlearn already; read with it: --state {options.model}")
+    if not Path(where_is(options.model)).is_absolute():
+        say = f"{options.model!r} is no folder here; it is taken from the cache of the hub, or downloaded"
+        print(say, file=sys.stderr, flush=True)
     pretrained, tokenizer = load_base(options.model)
     eta = ETA[options.weights] if options.eta is None else options.eta
     learner = _stacked(pretrained.to(place[0]), tokenizer, _levels(options, eta), options)
@@ -122,8 +131,15 @@ def _calibrate(learner: Learner, texts: list[bytes], length: int, out: Output) -
     from everlearn.cli.progress import progress
     from everlearn.learn import calibrate_lr
 
-    with progress(f"Finding the step size on {len(texts)} text{'s' * (len(texts) != 1)} of {length:,} tokens"):
-        found = calibrate_lr(learner.model, texts, length=length)
+    with progress(
+        f"Finding the step size on {len(texts)} text{'s' * (len(texts) != 1)} of {length:,} tokens"
+    ) as advance:
+        found = calibrate_lr(
+            learner.model,
+            texts,
+            length=length,
+            on_trial=lambda trial: advance(1, f"eta x {trial.scale:.3g}: {trial.relative:.4f} of frozen"),
+        )
     for line in found.lines():
         out.say(line)
     if not found.scale:

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,16 @@ def same_command(verb: str, options: Any) -> str:
         elif value != field.default:
             changed[field.name] = value
     return command(verb, *paths, **changed)
+
+
+def check_files(verb: str, files: Sequence[Path]) -> None:
+    """Refuse a verb about files that got none.
+
+    Raises:
+        UserError: the list is empty.
+    """
+    if not files:
+        raise UserError(f"no file was given; name at least one text file or folder: everlearn {verb} FILE ...")
 
 
 def debugging() -> bool:

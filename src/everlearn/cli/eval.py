@@ -22,6 +22,8 @@ class Options:
     """folder of the memory"""
     user: str = "me"
     """whose memory (text only)"""
+    base: Path | None = None
+    """where the base of a converted model is now, if it was moved"""
     device: DeviceName = "auto"
     json: JsonTarget = None
 
@@ -29,13 +31,19 @@ class Options:
 def run(options: Options) -> int:
     """Print the table and write the JSON document where one was asked for."""
     from everlearn.cli import workspace
+    from everlearn.cli.errors import command
     from everlearn.cli.output import Output
     from everlearn.device import describe_device, device
 
     out = Output(options.json)
     workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
-    out.finish((_labels if workspace.kind_of(options.state) == "labels" else _text)(options, out))
+    labels = workspace.kind_of(options.state) == "labels"
+    out.finish((_labels if labels else _text)(options, out))
+    if labels:
+        out.say(f"next: {command('predict', options.path, state=options.state)}")
+    else:
+        out.say(f"next: {command('generate', 'PROMPT', state=options.state, user=options.user)}")
     return 0
 
 
@@ -76,7 +84,7 @@ def _text(options: Options, out: Output) -> dict[str, Any]:
     text = user_text([options.path], smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
-    learner = workspace.open_user(options.state, options.user, options.device)
+    learner = workspace.open_user(options.state, options.user, options.device, options.base)
     rows = [
         {
             "name": d.name,

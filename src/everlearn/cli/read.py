@@ -45,7 +45,7 @@ def run(options: Options) -> int:
 def _read(options: Options) -> None:
     """Read, show the table, and write the JSON document where one was asked for."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import command
+    from everlearn.cli.errors import check_files, command
     from everlearn.cli.output import Output
     from everlearn.cli.reading import read_documents, show, totals
     from everlearn.demo.corpus import user_text
@@ -53,6 +53,7 @@ def _read(options: Options) -> None:
     from everlearn.learn import ProbeGuard
 
     out = Output(options.json)
+    check_files("read", options.files)
     workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     text = user_text(options.files, smallest=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,9 @@ def read_documents(
         again: read documents that this memory has read before once more, in exactly this order; otherwise each is
             read once, an interrupted one first.
     Returns:
-        a row for each document read to its end: name, bytes, frozen and learned bits per byte, chunks. With `again`
-        the documents that an interrupted run of the same list has finished are among them.
+        a row for each document read to its end: name, bytes, frozen and learned bits per byte, and "guard" where one
+        changed what it taught. With `again` the documents that an interrupted run of the same list has finished are
+        among them.
     """
     wanted, done = (_in_order if again else _unread)(learner, user, documents)
     how = "before the interrupt, skipped" if again else "before, skipped (`everlearn read` reads it again)"
@@ -106,6 +108,8 @@ def _read_one(
         if done < count:
             return learner.notes(user) | {"open": progress_note, "plan": plans[0]}
         row = {"name": document.name, "bytes": size, "frozen": frozen, "learned": _mean(progress_note)}
+        if (event := scores[user].event) is not None:
+            row["guard"] = dataclasses.asdict(event)
         finished = _finished(learner, user) | {key: row}
         return learner.notes(user) | {"open": None, "plan": plans[1], "documents": finished}
 

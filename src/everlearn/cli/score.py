@@ -30,12 +30,13 @@ class Options:
 def run(options: Options) -> int:
     """Score every file and print one line for each."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import command
+    from everlearn.cli.errors import check_files, command
     from everlearn.cli.output import Output
     from everlearn.demo.corpus import user_text
     from everlearn.device import describe_device, device
 
     out = Output(options.json)
+    check_files("score", options.files)
     workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     text = user_text(options.files, smallest=2)

@@ -27,7 +27,8 @@ def kind_of(folder: Path) -> Kind:
     marker = folder / MARKER
     if not marker.is_file():
         raise UserError(
-            f"{folder} holds no state ({MARKER} is missing); make one: everlearn learn PATH --state {folder}"
+            f"{folder} holds no state ({MARKER} is missing); make one: everlearn learn PATH --state {folder}, "
+            f"or from a model of your own: everlearn convert MODEL {folder}"
         )
     try:
         content = json.loads(marker.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import nn
 
 def load_base(name: str | Path) -> tuple[nn.Module, Any]:
     """Load a causal language model in the dtype that it was saved in, and its tokenizer.
+
+    A model that the cache holds is taken from there without asking the hub, so that it loads at once, without a network
+    too, and stays the one whose hash memories name.
 
     Args:
         name: a folder that `save_pretrained` wrote, or the name of a model on the hub, which is downloaded once and
@@ -21,25 +25,39 @@ def load_base(name: str | Path) -> tuple[nn.Module, Any]:
     Raises:
         ValueError: no causal language model there, or none with a tokenizer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # each retry would be a line
     place = where_is(name)
     folder = Path(place)
     if folder.is_absolute() and not (folder / "config.json").is_file():
         got = "holds no model (config.json is missing)" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder} {got}; give a folder that save_pretrained wrote, or a model's name on the hub")
+    if not folder.is_absolute():
+        with suppress(OSError, ValueError, KeyError):
+            return _load(place, local_files_only=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(place)
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        return _load(place)
     except (OSError, ValueError, KeyError) as error:
         why = str(error).strip().splitlines()
         raise ValueError(
-            f"no causal language model with a tokenizer can be loaded from {place!r} ({why[0] if why else error!r}); "
-            "give a folder that save_pretrained wrote for both, or a model's name on the hub"
+            f"no causal language model can be loaded from {place!r} ({why[0] if why else error!r}); "
+            "give a folder that save_pretrained wrote, or a model's name on the hub"
         ) from None
+
+
+def _load(place: str, **options: bool) -> tuple[nn.Module, Any]:
+    """Load both as `from_pretrained` does."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(place, **options)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except (OSError, ValueError, KeyError):
+        raise ValueError("no tokenizer is there; save it too, with tokenizer.save_pretrained(FOLDER)") from None
     return model.eval(), tokenizer
 
 

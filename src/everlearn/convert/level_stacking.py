@@ -74,6 +74,11 @@ def stack_levels(
         ValueError: a mixture of experts, an unknown structure or choice, a model that is stacked already, or one
             whose logits are not finite or would change; the model is left as it was.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"got {model!r:.60} where a model is needed; load it first: "
+            "transformers.AutoModelForCausalLM.from_pretrained(NAME), and the same for its tokenizer"
+        )
     if any(isinstance(module, StackedLinear) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has levels already; call unstack() on the stacked model first")
     if family is None and (isinstance(weights, str) or layers != "all" or isinstance(form, Copies)):

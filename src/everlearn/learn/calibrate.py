@@ -66,7 +66,13 @@ class Calibration:
 
 
 def calibrate_lr(
-    model: TextModel, texts: Sequence[str | bytes], *, length: int, factor: float = FACTOR, tries: int = 9
+    model: TextModel,
+    texts: Sequence[str | bytes],
+    *,
+    length: int,
+    factor: float = FACTOR,
+    tries: int = 9,
+    on_trial: Callable[[Trial], None] | None = None,
 ) -> Calibration:
     """Search for the step size on validation text, at the length that will be served.
 
@@ -81,6 +87,7 @@ def calibrate_lr(
         length: tokens of each text to read, more than one chunk.
         factor: between two rates, > 1.
         tries: rates to read at most, without the frozen model and the controls, >= 2.
+        on_trial: called after each rate in the order of the search, the frozen model first, to show how far it is.
     Returns:
         the chosen scale and the levels that it gives, with the whole table.
     Raises:
@@ -94,17 +101,23 @@ def calibrate_lr(
     frozen = _bits(model, rows, 0.0)
     if frozen is None:
         raise ValueError("the frozen model's own loss on these texts is not finite; load its weights again")
-    trials = {0.0: Trial(0.0, frozen, 1.0)}
+
+    def shown(trial: Trial) -> Trial:
+        if on_trial is not None:
+            on_trial(trial)
+        return trial
+
+    trials = {0.0: shown(Trial(0.0, frozen, 1.0))}
 
     def relative(power: int) -> float:
         scale = factor**power
         if scale not in trials:
-            trials[scale] = _trial(model, rows, scale, frozen)
+            trials[scale] = shown(_trial(model, rows, scale, frozen))
         return trials[scale].relative
 
     best = _descend(relative, tries)
     scale = factor**best if relative(best) < 1 else 0.0
-    controls = [_trial(model, rows, scale * share, frozen) for share in CONTROLS] if scale else []
+    controls = [shown(_trial(model, rows, scale * share, frozen)) for share in CONTROLS] if scale else []
     table = sorted([*trials.values(), *controls], key=lambda trial: trial.scale)
     levels = {name: _scaled(memory, scale or 1.0) for name, memory in model.memories().items()}
     return Calibration(scale, levels, length, tuple(table), tuple(controls))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everlearn.learn.guard import Guard, GuardEvent
 from everlearn.learn.score import Score, join
@@ -43,6 +43,11 @@ class Learner:
     """
 
     def __init__(self, model: TextModel, store: Store | None = None, *, guard: Guard | None = None) -> None:
+        if isinstance(model, nn.Module) and not callable(getattr(model, "encode", None)):
+            raise ValueError(
+                f"a {type(model).__name__} does not learn what it reads yet; stack levels on it first: "
+                "Learner(stack_levels(model, tokenizer))"
+            )
         # a model that has no alphabet says so now, and not when the first text comes
         model.encode("a")
         model.eval()

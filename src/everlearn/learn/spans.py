@@ -39,8 +39,11 @@ def tokens_of(model: TextModel, text: Text, learn_from: Collection[str], whose: 
         learn_from: the roles that are learned from; the others are context.
         whose: said in an error, such as " for user 'ada'".
     Raises:
-        ValueError: nothing in it, a pair that is none, or tokens and `skip` of different lengths.
+        ValueError: nothing in it, roles that are one text, a pair that is none, or tokens and `skip` of different
+            lengths.
     """
+    if isinstance(learn_from, str):
+        raise ValueError(f"learn_from {learn_from!r} is one text; give a set of roles, such as {{{learn_from!r}}}")
     if isinstance(text, Tokens):
         if text.ids.shape != text.skip.shape or text.ids.ndim != 1 or text.skip.dtype != torch.bool:
             raise ValueError(
