@@ -1,4 +1,4 @@
-"""Pretrained weights that go on learning: levels stacked on models of Hugging Face, or memories in place of attention."""
+"""Pretrained weights that go on learning: levels beside the matrices of Hugging Face models, or memories for attention."""
 
 from everlearn.convert.config import FORMS, StackConfig
 from everlearn.convert.copies import ChainDiff, ChainZero, Mean, chain_diff, chain_zero, mean

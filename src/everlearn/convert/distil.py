@@ -67,8 +67,8 @@ def distil(
     *,
     local: int,
     whole: int,
-    local_lr: float = 3e-3,
-    lr: float = 1e-3,
+    local_lr: float = 1e-2,
+    lr: float = 3e-3,
     objective: Objective = kl,
     blocks: Iterable[str] | None = None,
 ) -> Iterator[DistilStep]:

@@ -167,6 +167,8 @@ class ReplacedModel(Pretrained):
     def save(self, folder: Path | str) -> None:
         """Write the whole hybrid into a folder: weights in safetensors, the configuration in JSON, the tokenizer.
 
+        What the original does not save either, such as the frequencies of rotary positions, is made anew on load.
+
         Args:
             folder: made when it is missing; `load_replaced` reads it.
         """
