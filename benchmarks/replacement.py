@@ -21,9 +21,8 @@ import torch
 from results import Row, row
 from torch import Tensor, nn
 
-from everlearn.convert.distil import next_token
+from everlearn.convert import ReplacedModel, next_token, replace_attention
 from everlearn.convert.hub import load_base
-from everlearn.convert.replacement import ReplacedModel, replace_attention
 from everlearn.convert.text import count_bytes, encode
 from everlearn.recipes.replacement import ReplacementRecipe, gradual
 
@@ -37,10 +36,12 @@ def ways(order: tuple[int, ...], seed: int) -> dict[str, ReplacementRecipe]:
     """Return what is compared: the recipe, and the controls that leave out its parts, with as many whole steps."""
     full = ReplacementRecipe(order=order, seed=seed)
     untaught = replace(full, local=0, from_projections=False)
+    faster = replace(untaught, lr=3 * full.lr)  # a random start has further to go
     return {
         "distilled": full,
         "random start, no local steps": untaught,
-        "random start, no teacher": replace(untaught, objective=next_token),
+        "the same at three times the rate": faster,
+        "the same without a teacher": replace(faster, objective=next_token),
     }
 
 

@@ -224,7 +224,7 @@ def test_a_learner_scores_and_generates_with_it_and_its_store_keeps_the_memory(t
 
 def test_reading_learns_nothing_by_gradient_and_gives_the_loss_of_the_logits():
     model, ids = hybrid([0]), tokens()
-    report, state = read(model, ids, model.initial_state(2), chunk_size=8, end="drop")
+    report, _ = read(model, ids, model.initial_state(2), chunk_size=8, end="drop")
     expected = nn.functional.cross_entropy(model(ids)[0][:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     torch.testing.assert_close(report.nll[:, 1:].flatten(), expected.detach(), atol=1e-10, rtol=0)
     assert report.steps == {}
@@ -232,13 +232,15 @@ def test_reading_learns_nothing_by_gradient_and_gives_the_loss_of_the_logits():
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(KNOWN)))
 def test_attention_of_an_unknown_structure_is_refused_in_one_line(family):
-    with pytest.raises(ValueError, match="^the attention of .* is not known: .*; known is .*; choose a model") as error:
+    with pytest.raises(
+        ValueError, match=r"^the attention of .* is not known: .*; known is .*; choose a model"
+    ) as error:
         replace_attention(tiny(family), layers=[0])
     assert "\n" not in str(error.value)
 
 
 def test_what_cannot_be_replaced_is_refused():
-    with pytest.raises(ValueError, match="layers .2. are not of LlamaForCausalLM, whose blocks are 0 to 1"):
+    with pytest.raises(ValueError, match=r"layers .2. are not of LlamaForCausalLM, whose blocks are 0 to 1"):
         hybrid([2])
     with pytest.raises(ValueError, match="have biases, which a memory has no place for; give from_projections=False"):
         replace_attention(tiny("qwen2"), layers=[0])
@@ -256,7 +258,7 @@ def test_a_call_that_a_memory_would_misread_is_refused():
     mask[0, :5] = 0
     with pytest.raises(ValueError, match="the mask hides tokens as padding"):
         model.base(ids, attention_mask=mask)
-    with pytest.raises(ValueError, match="holds a memory 'block.0' that this model lacks"):
+    with pytest.raises(ValueError, match=r"holds a memory 'block\.0' that this model lacks"):
         hybrid([1])(ids, model(ids)[1])
     with pytest.raises(ValueError, match="the vocabulary from 0 to 60; encode with the tokenizer"):
         model(ids + 60)

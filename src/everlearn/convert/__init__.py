@@ -1,4 +1,4 @@
-"""Pretrained weights that go on learning: levels beside the matrices of Hugging Face models, or memories for attention."""
+"""Pretrained weights that go on learning: levels beside the matrices of Hugging Face models, memories for attention."""
 
 from everlearn.convert.config import FORMS, StackConfig
 from everlearn.convert.copies import ChainDiff, ChainZero, Mean, chain_diff, chain_zero, mean
@@ -6,13 +6,8 @@ from everlearn.convert.distil import DistilStep, distil, kl, next_token
 from everlearn.convert.families import Family
 from everlearn.convert.forms import Additive, Form, LowRank, additive, low_rank
 from everlearn.convert.level_stacking import load_adapter, stack_levels
-from everlearn.convert.replacement import (
-    ReplaceConfig,
-    ReplacedModel,
-    load_replaced,
-    replace_attention,
-    replace_more,
-)
+from everlearn.convert.replaced import ReplaceConfig, ReplacedModel
+from everlearn.convert.replacement import load_replaced, replace_attention, replace_more
 from everlearn.convert.stacked import StackedModel
 
 __all__ = [

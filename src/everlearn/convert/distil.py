@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.convert.mixer import MemoryMixer
-from everlearn.convert.replacement import ReplacedModel
+from everlearn.convert.replaced import ReplacedModel
+from everlearn.memory.state import all_finite
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 Seen = dict[str, tuple[Tensor, Tensor]]  # name -> what an attention read and gave
@@ -68,7 +69,7 @@ def distil(
     local: int,
     whole: int,
     local_lr: float = 1e-2,
-    lr: float = 3e-3,
+    lr: float = 1e-3,
     objective: Objective = kl,
     blocks: Iterable[str] | None = None,
 ) -> Iterator[DistilStep]:
@@ -179,13 +180,13 @@ def _step(
     optimizer: torch.optim.Optimizer, loss: Tensor, groups: list[list[nn.Parameter]], lr: float, step: int, steps: int
 ) -> None:
     """Take one step; each group's gradient has a bound of its own."""
-    if not bool(torch.isfinite(loss)):
-        raise ValueError(
-            f"the loss of step {step + 1} is {float(loss)}; nothing was changed by it; lower the rate {lr}"
-        )
     loss.backward()
-    for bounded in groups:
-        nn.utils.clip_grad_norm_(bounded, 1.0)
+    norms = [nn.utils.clip_grad_norm_(bounded, 1.0) for bounded in groups]
+    if not all_finite((loss, *norms)):
+        raise ValueError(
+            f"step {step + 1} has a loss of {float(loss):g} and a gradient of {float(max(norms)):g}, and both must be "
+            f"finite; nothing was changed by it; lower the rate {lr:g}"
+        )
     for group in optimizer.param_groups:
         group["lr"] = lr * (1 - 0.9 * step / max(1, steps - 1))
     optimizer.step()

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.convert.distil import Objective, distil, kl
-from everlearn.convert.replacement import ReplacedModel, replace_attention, replace_more
+from everlearn.convert.replaced import ReplacedModel
+from everlearn.convert.replacement import replace_attention, replace_more
 
 PHASES = ("swap", "local", "whole")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplacementRecipe:
-    """How attention is replaced; the rates were chosen on one small model, among two each.
+    """How attention is replaced; the rates were chosen on one small model, among two and three.
 
     Args:
         order: indices of the blocks, first to last.
@@ -37,7 +38,7 @@ class ReplacementRecipe:
     batch_size: int = 4
     length: int = 256
     local_lr: float = 1e-2
-    lr: float = 3e-3
+    lr: float = 1e-3
     objective: Objective = kl
     from_projections: bool = True
     seed: int = 0
