@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+import everlearn as el
 from everlearn.convert import load_replaced, replace_attention, replace_more, stack_levels
 from everlearn.convert.mixer import MemoryMixer
 from everlearn.layers import DeltaMemory
 from everlearn.learn import Learner
 from everlearn.learn.stream import read
-from everlearn.memory.codec import decode, encode, from_tensors, to_tensors
+from everlearn.levels.describe import describe
+from everlearn.memory.codec import decode, digest, encode, from_tensors, to_tensors
 from everlearn.memory.state import concat_rows
 from tests.convert.families_fixture import FAMILIES, tiny, tokens
 from tests.pretrained import tokenizer
@@ -284,3 +286,24 @@ def test_every_mixer_is_told_by_the_name_of_its_block():
         "block.0": MemoryMixer,
         "block.1": MemoryMixer,
     }
+
+
+def test_a_description_names_the_memory_and_the_attention_that_is_left():
+    found = describe(hybrid([0]))
+    kinds = {c.kind: c for level in found.levels for c in level.components}
+    assert kinds["matrix memory"].name == "base.model.layers.0.self_attn.memory"
+    assert kinds["attention"].name == "base.model.layers.1.self_attn"
+
+
+def test_a_learner_with_a_hybrid_is_saved_whole_and_goes_on_where_it_was(tmp_path):
+    words = tokenizer()
+    model = replace_attention(tiny(vocab_size=len(words)), words, layers=[1])
+    reader = el.Learner(model)
+    reader.read("the cat sat on the mat. ", "ada", end="open")
+    el.save(reader, tmp_path)
+    again = el.load(tmp_path)
+    for each in (reader, again):
+        each.read("and the dog sat by it", "ada", end="open")
+    assert digest(to_tensors(again.state("ada"))) == digest(to_tensors(reader.state("ada")))
+    with pytest.raises(ValueError, match="holds a model that is whole by itself; leave out base="):
+        el.load(tmp_path, base="somewhere")

@@ -184,7 +184,7 @@ def _step(
     norms = [nn.utils.clip_grad_norm_(bounded, 1.0) for bounded in groups]
     if not all_finite((loss, *norms)):
         raise ValueError(
-            f"step {step + 1} has a loss of {float(loss):g} and a gradient of {float(max(norms)):g}, and both must be "
+            f"step {step + 1} has a loss of {loss.item():g} and a gradient of {float(max(norms)):g}, and both must be "
             f"finite; nothing was changed by it; lower the rate {lr:g}"
         )
     for group in optimizer.param_groups:
