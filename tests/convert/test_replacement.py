@@ -145,14 +145,17 @@ def test_the_end_of_a_document_empties_the_memories_of_the_rows_that_it_concerns
 
 
 def test_projections_of_the_attention_start_the_memory_and_groups_are_repeated():
-    plain, model = tiny(), hybrid([1])
-    old, memory = plain.model.layers[1].self_attn, model.mixers()["block.1"].memory
+    plain = tiny(num_attention_heads=4, num_key_value_heads=2)
+    old = plain.model.layers[1].self_attn
+    memory = replace_attention(plain, layers=[1]).mixers()["block.1"].memory
     queries, keys, values = memory.qkv.weight.split(16)
     assert torch.equal(queries, old.q_proj.weight) and torch.equal(memory.out.weight, old.o_proj.weight)
-    for head in range(2):  # one group of keys for both heads
-        assert torch.equal(keys[8 * head : 8 * head + 8], old.k_proj.weight)
-        assert torch.equal(values[8 * head : 8 * head + 8], old.v_proj.weight)
-    assert not torch.equal(hybrid([1], from_projections=False).mixers()["block.1"].memory.qkv.weight[:16], queries)
+    for head, group in ((0, 0), (1, 0), (2, 1), (3, 1)):
+        mine, theirs = slice(4 * head, 4 * head + 4), slice(4 * group, 4 * group + 4)
+        assert torch.equal(keys[mine], old.k_proj.weight[theirs])
+        assert torch.equal(values[mine], old.v_proj.weight[theirs])
+    drawn = replace_attention(plain, layers=[1], from_projections=False).mixers()["block.1"].memory
+    assert not torch.equal(drawn.qkv.weight[:16], queries)
 
 
 def test_the_model_that_is_given_stays_as_it_was():
