@@ -70,9 +70,9 @@ class ReplacedModel(Pretrained):
 
     Made by `replace_attention`. What a stream has left is a value, `ModelState`: the matrices of a replaced block in
     `memory["block.N"]` and its convolution in `context["block.N"]`; keys and values of the other blocks in
-    `context["cache"]`. With every block replaced, what a stream needs no longer grows with its length. Nothing here
-    learns by gradient while it reads; `learn.read` and `Learner` score and generate with it. Its parameters are
-    ordinary ones, which `convert.distil` trains; `base(ids)` gives logits without a state.
+    `context["cache"]`, where one number for each token of the window is all that is left when every block is replaced.
+    Nothing here learns by gradient while it reads; `learn.read` and `Learner` score and generate with it. Its
+    parameters are ordinary ones, which `convert.distil` trains; `base(ids)` gives logits without a state.
 
     Args:
         base: the hybrid; it remembers nothing between calls by itself (`use_cache` is off).
