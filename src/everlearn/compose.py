@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from everlearn.layout import ADAPTER, BASE, FORMAT, MARKER, USERS
+from everlearn.layout import ADAPTER, BASE, FORMAT, MARKER, REPLACED, USERS
 from everlearn.learn.guard import Guard
 from everlearn.learn.learner import Learner
 from everlearn.learn.store_protocol import Store
@@ -35,8 +35,8 @@ def learner(model: TextModel, store: Store | Path | str | None = None, *, guard:
 def save(reader: Learner, folder: Path | str) -> None:
     """Write a learner whole: its model, and the memory and notes of every user.
 
-    A decoder is written with its parameters. Of a stacked model only what stacking added is written; the pretrained
-    base is named by its place and its hash and stays where it is.
+    A decoder is written with its parameters, and so is a hybrid (`ReplacedModel`). Of a stacked model only what
+    stacking added is written; the pretrained base is named by its place and its hash and stays where it is.
 
     Args:
         reader: left as it is, with the store that it has.
@@ -66,15 +66,19 @@ def load(folder: Path | str, base: Path | str | None = None) -> Learner:
 
 
 def save_text_model(model: TextModel, folder: Path) -> None:
-    """Write a decoder whole, or what stacking added to a pretrained model."""
+    """Write a decoder or a hybrid whole, or what stacking added to a pretrained model."""
     if isinstance(model, Decoder):
         save_model(model, folder)
         return
-    from everlearn.convert import StackedModel
+    from everlearn.convert import ReplacedModel, StackedModel
 
+    if isinstance(model, ReplacedModel):
+        model.save(folder)
+        return
     if not isinstance(model, StackedModel):
         raise ValueError(
-            f"a {type(model).__name__} has no file format here; give a learner of a Decoder or of a StackedModel"
+            f"a {type(model).__name__} has no file format here; give a learner of a Decoder, a StackedModel or a "
+            "ReplacedModel"
         )
     model.save_adapter(folder)
 
@@ -84,6 +88,10 @@ def load_text_model(folder: Path, base: Path | str | None = None) -> TextModel:
     if not (folder / ADAPTER).is_file():
         if base is not None:
             raise ValueError(f"{folder} holds a model that is whole by itself; leave out base={str(base)!r}")
+        if (folder / REPLACED).is_file():
+            from everlearn.convert import load_replaced
+
+            return load_replaced(folder)
         return load_model(folder)[0]
     from everlearn.convert import load_adapter
     from everlearn.convert.adapter import load as read_adapter

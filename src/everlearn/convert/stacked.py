@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.convert import adapter
-from everlearn.convert import text as text_
 from everlearn.convert.adapter import base_hash
-from everlearn.convert.cache import Sight, from_cache, to_cache
+from everlearn.convert.cache import Sight, to_cache
 from everlearn.convert.config import StackConfig
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Matrix
 from everlearn.convert.generation import generation_inputs
 from everlearn.convert.mount import Mount
+from everlearn.convert.pretrained import CACHE, Pretrained
 from everlearn.convert.wrapped import Reading, active
 from everlearn.layers.level_step import Update
 from everlearn.memory.codec import check_fits, digest
@@ -28,10 +28,9 @@ from everlearn.memory.state import ModelState, with_layers
 from everlearn.models.rows import check_tokens, without_padding
 
 MEMORY = "stack"  # the one memory of a state
-CACHE = "cache"  # its keys and values
 
 
-class StackedModel(nn.Module):
+class StackedModel(Pretrained):
     """A pretrained decoder whose chosen matrices learn, one set of deltas for each row.  [NL eq. 71, 74]
 
     Made by `stack_levels`. What a stream has taught is a value, `ModelState`: the deltas and their clocks in
@@ -61,9 +60,8 @@ class StackedModel(nn.Module):
         deltas: StackedDeltas,
         sight: Sight,
     ) -> None:
-        super().__init__()
-        self.base, self.tokenizer, self.config, self.deltas = base, tokenizer, config, deltas
-        self.matrices, self.sight = tuple(matrices), sight
+        super().__init__(base, tokenizer, sight)
+        self.config, self.deltas, self.matrices = config, deltas, tuple(matrices)
         self._mount = Mount(base, matrices, config.form, config.family)
         self._fingerprint: str | None = None  # the base is frozen, and large
 
@@ -71,26 +69,6 @@ class StackedModel(nn.Module):
     def chunk_size(self) -> int:
         """Return how many tokens share one gradient anchor."""
         return self.config.chunk_size
-
-    @property
-    def device(self) -> torch.device:
-        """Return where tokens have to be."""
-        return self._embedding().weight.device
-
-    @property
-    def vocab_size(self) -> int:
-        """Return how many tokens the model knows."""
-        return self._embedding().num_embeddings
-
-    @property
-    def start_ids(self) -> tuple[int, ...]:
-        """Return the tokens that the tokenizer puts before every text."""
-        return text_.start_ids(self.tokenizer)
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Return the tokens after which nothing more is generated."""
-        return text_.stop_ids(self.tokenizer, self.base)
 
     def memories(self) -> dict[str, StackedDeltas]:
         """Return the memory that learns from the task's gradient."""
@@ -146,14 +124,7 @@ class StackedModel(nn.Module):
         Raises:
             ValueError: tokens that the vocabulary lacks; shapes or types that do not fit; a state of another model.
         """
-        check_tokens(ids, mask, state)
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
-            raise ValueError(
-                f"ids reach from {int(ids.min())} to {int(ids.max())}, the vocabulary from 0 to {self.vocab_size - 1}; "
-                "encode with the tokenizer of this model"
-            )
-        zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        state = state or ModelState({}, {}, zeros, zeros)
+        state = self._checked(ids, state, mask)
         with self.using(state):
             if mask is None or bool(mask.all()):
                 return self._read(ids, state, None)
@@ -249,18 +220,6 @@ class StackedModel(nn.Module):
         layer, done = self.deltas.tick(state.layer(MEMORY), event, rows)
         return with_layers(state, {MEMORY: layer}), {MEMORY: done} if done else {}
 
-    def encode(self, text: str | bytes) -> Tensor:
-        """Return the tokens of a text, [T] int64; see `text.encode`."""
-        return text_.encode(self.tokenizer, text)
-
-    def decode(self, ids: Tensor) -> str:
-        """Return the text of tokens, [T]."""
-        return text_.decode(self.tokenizer, ids)
-
-    def count_bytes(self, ids: Tensor) -> Tensor:
-        """Return how many bytes each token stands for, [T] int64; see `text.count_bytes`."""
-        return text_.count_bytes(self.tokenizer, ids)
-
     def fingerprint(self) -> str:
         """Return a hash of the base and of what else decides results; levels' rates are left out."""
         if self._fingerprint is None:
@@ -305,36 +264,4 @@ class StackedModel(nn.Module):
 
     def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
         """Run the model over left-aligned rows, with the keys and values of the state before them."""
-        context = state.layer(CACHE).context
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        last = state.segment_len[:, None] + real.cumsum(1)
-        count = last[:, -1] if ids.shape[1] else state.segment_len
-        new = last.masked_fill(~real, 0)
-        slots = torch.cat([context["slots"], new], 1) if context else new
-        cache, logits = to_cache(context), torch.zeros(*ids.shape, self.vocab_size, device=ids.device)
-        if ids.shape[1]:
-            plain = mask is None and not context and ids.shape[1] <= self.sight.shortest
-            logits = self.base(
-                input_ids=ids,
-                attention_mask=None if plain else self.sight.masks(last.clamp_min(1), slots, self._dtype()),
-                position_ids=None if plain else self.sight.position_ids(last),
-                past_key_values=cache,
-                use_cache=True,
-            ).logits
-        kept = from_cache(cache, slots, self.sight.keep(slots, count))
-        seen = count - state.segment_len
-        state = replace(
-            state,
-            context={**state.context, CACHE: kept},
-            tokens_seen=state.tokens_seen + seen,
-            segment_len=count,
-        )
-        return logits, state
-
-    def _embedding(self) -> nn.Embedding:
-        """Return the model's table of tokens."""
-        return self.base.get_input_embeddings()  # type: ignore[operator]
-
-    def _dtype(self) -> torch.dtype:
-        """Return the dtype of the activations."""
-        return self._embedding().weight.dtype
+        return self._run(ids, state, mask, to_cache(state.layer(CACHE).context))
