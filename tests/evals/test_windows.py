@@ -1,5 +1,7 @@
 """The reading protocol: what each target sees, and that a lesson comes only after its score."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,21 +24,23 @@ def test_every_target_is_scored_once_with_the_context_it_is_due(size, chunk_size
         expected.append(F.cross_entropy(logits, IDS[t]))
     expected = torch.stack(expected)
     # float64: only the order of sums differs
-    torch.testing.assert_close(score(model, IDS, window), expected, atol=1e-10, rtol=0)
-    torch.testing.assert_close(score(model, IDS, window, rows=1), expected, atol=1e-10, rtol=0)
-    torch.testing.assert_close(learn(model, IDS, window, lambda _: None), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(score(partial(hf_logits, model), IDS, window), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(score(partial(hf_logits, model), IDS, window, rows=1), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(
+        learn(partial(hf_logits, model), IDS, window, lambda _: None), expected, atol=1e-10, rtol=0
+    )
 
 
 def test_a_lesson_changes_what_follows_and_nothing_before():
     model, window = tiny_llama(), Window(8, 4)
-    frozen, losses = score(model, IDS, window), []
+    frozen, losses = score(partial(hf_logits, model), IDS, window), []
 
     def step(loss):
         losses.append(loss.item())
         with torch.no_grad():
             model.model.norm.weight.mul_(0.5)
 
-    nll = learn(model, IDS, window, step)
+    nll = learn(partial(hf_logits, model), IDS, window, step)
     torch.testing.assert_close(nll[:4], frozen[:4], atol=1e-10, rtol=0)
     assert (nll[4:8] - frozen[4:8]).abs().min() > 1e-6
     torch.testing.assert_close(torch.tensor(losses), nll.reshape(-1, 4).mean(1).float())
@@ -46,4 +50,4 @@ def test_a_window_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="chunk_size 9 does not fit in a window of 8 tokens; give 1 to 8"):
         Window(8, 9)
     with pytest.raises(ValueError, match=r"shape \[1\]; one row of at least 2 tokens"):
-        score(tiny_llama(), IDS[:1], Window(8, 4))
+        score(partial(hf_logits, tiny_llama()), IDS[:1], Window(8, 4))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,10 @@ class Way(Protocol):
         """Score a text, [T], without learning, with what has been learned; nats, [T - 1]."""
         ...
 
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return the logits of what comes next, [B, T, V], for any tokens, [B, T], with what has been learned."""
+        ...
+
     def state_bytes(self) -> int:
         """Return the bytes of what it carries beside the model."""
         ...
@@ -50,14 +55,18 @@ class Frozen:
 
     def read(self, ids: Tensor) -> Tensor:
         """Score a document."""
-        return score(self.model, ids, self.window)
+        return self.score(ids)
 
     def end_document(self) -> None:
         """Do nothing: there is nothing to forget."""
 
     def score(self, ids: Tensor) -> Tensor:
         """Score a text."""
-        return score(self.model, ids, self.window)
+        return score(self.logits, ids, self.window)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return the model's logits."""
+        return hf_logits(self.model, ids)
 
     def state_bytes(self) -> int:
         """Return 0."""
@@ -107,7 +116,7 @@ class Steps:
 
     def read(self, ids: Tensor) -> Tensor:
         """Read and learn."""
-        nll = learn(self.model, ids, self.window, self._learn)
+        nll = learn(self.logits, ids, self.window, self._learn)
         if self.replay:
             whole = self.window.size + 1
             self._kept += [ids[i : i + whole] for i in range(0, len(ids) - whole + 1, self.window.size)]
@@ -118,7 +127,11 @@ class Steps:
 
     def score(self, ids: Tensor) -> Tensor:
         """Score a text with the weights as they are."""
-        return score(self.model, ids, self.window)
+        return score(self.logits, ids, self.window)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return the logits of the copy."""
+        return hf_logits(self.model, ids)
 
     def state_bytes(self) -> int:
         """Return the bytes of the weights that learn, without the optimizer's moments and without kept text."""
@@ -129,7 +142,7 @@ class Steps:
         if self._kept and self._random.random() < self.replay:
             ids = self._random.choice(self._kept)[None]
             with torch.enable_grad():
-                loss = loss + token_nll(hf_logits(self.model, ids[:, :-1]), ids[:, 1:]).mean()
+                loss = loss + token_nll(self.logits(ids[:, :-1]), ids[:, 1:]).mean()
         self._step(loss)
 
 
@@ -214,7 +227,7 @@ class Adam:
         self.optimizer.step()
 
 
-def fisher(model: Any, ids: Tensor, window: Window, parameters: list[nn.Parameter]) -> Grads:
+def fisher(model: nn.Module, ids: Tensor, window: Window, parameters: list[nn.Parameter]) -> Grads:
     """Estimate how much each weight matters for a text: the mean square of its gradient, over chunks.
 
     Args:
@@ -231,6 +244,6 @@ def fisher(model: Any, ids: Tensor, window: Window, parameters: list[nn.Paramete
         for total, grad in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
             total.add_(grad.square())
 
-    learn(model, ids, window, add)
+    learn(partial(hf_logits, model), ids, window, add)
     mean = sum(float(total.sum()) for total in sums) / sum(total.numel() for total in sums)
     return [total / mean for total in sums]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from everlearn.learn.chunk import token_nll
+
+Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def hf_logits(model: nn.Module, ids: Tensor) -> Tensor:
     return model(input_ids=ids, use_cache=False).logits
 
 
-def score(model: Any, ids: Tensor, window: Window, *, rows: int = 16) -> Tensor:
+def score(logits: Logits, ids: Tensor, window: Window, *, rows: int = 16) -> Tensor:
     """Score a text without learning.
 
     Args:
-        model: a Hugging Face causal language model.
+        logits: ids [B, T] -> logits [B, T, V], causal.
         ids: [T], T >= 2.
         window: what each target sees.
         rows: windows of equal length that are computed together; changes nothing but rounding.
@@ -71,17 +72,17 @@ def score(model: Any, ids: Tensor, window: Window, *, rows: int = 16) -> Tensor:
                 part = members[at : at + rows]
                 inputs = torch.stack([ids[first:end] for first, _, end in part])
                 targets = torch.stack([ids[start + 1 : end + 1] for _, start, end in part])
-                losses = token_nll(hf_logits(model, inputs)[:, -scored:], targets)
+                losses = token_nll(logits(inputs)[:, -scored:], targets)
                 for (_, start, end), loss in zip(part, losses, strict=True):
                     nll[start:end] = loss.double()
     return nll
 
 
-def learn(model: Any, ids: Tensor, window: Window, step: Callable[[Tensor], None]) -> Tensor:
-    """Read a text chunk by chunk: score it, then hand its mean loss to `step`, which may change the model.
+def learn(logits: Logits, ids: Tensor, window: Window, step: Callable[[Tensor], None]) -> Tensor:
+    """Read a text chunk by chunk: score it, then hand its mean loss to `step`, which may change the weights.
 
     Args:
-        model: a Hugging Face causal language model; what `step` changes is what the next chunk is scored with.
+        logits: ids [B, T] -> logits [B, T, V], causal; after a step it uses the changed weights.
         ids: [T], T >= 2.
         window: what each target sees, and how many tokens share one gradient.
         step: called with the mean loss of the chunk in nats, a scalar with its graph.
@@ -91,8 +92,8 @@ def learn(model: Any, ids: Tensor, window: Window, step: Callable[[Tensor], None
     nll = torch.empty(len(_check(ids)) - 1, dtype=torch.float64)
     for first, start, end in window.spans(len(ids)):
         with torch.enable_grad():
-            logits = hf_logits(model, ids[None, first:end])[:, start - first :]
-            losses = token_nll(logits, ids[None, start + 1 : end + 1])[0]
+            scored = logits(ids[None, first:end])[:, start - first :]
+            losses = token_nll(scored, ids[None, start + 1 : end + 1])[0]
         nll[start:end] = losses.detach().double()
         step(losses.mean())
     return nll
