@@ -1,0 +1,198 @@
+"""Measure what a pretrained model gains, keeps and loses when it learns what it reads: one command for every number.
+
+    python benchmarks/stacking.py --data FOLDER [--fast]              # three stand-ins, which are trained when missing
+    python benchmarks/stacking.py --data FOLDER --model Qwen/Qwen3-0.6B   # the same on a model of the Hub or a folder
+
+Every row is kept in `results/rows/` as soon as it is measured, so an interrupted run goes on where it stopped; delete
+a file to measure that row again. Rates are chosen on validation pages of the first base alone; results come from other
+pages, of which a hash decides. `--fast` uses one stand-in instead of three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import stacking_tables
+import torch
+from results import ROOT, SEEDS, row
+from stacking_facts import CHANGING, FACT_WAYS, changing, facts
+from stacking_texts import OTHER, READ, READ_TOKENS, STREAM, STREAM_TOKENS, load
+from stacking_ways import FACTORS, RECIPES, WINDOW, Base
+
+from everlearn.evals.reading_stream import by_position, controls, late, run_stream
+from everlearn.evals.tokens import Tokens
+from everlearn.evals.ways import Frozen, Way
+from everlearn.recipes import stand_in
+
+Row = dict[str, Any]
+BUCKETS = ((0, 512), (512, 1024), (1024, 2048), (2048, 4096), (4096, READ_TOKENS), (0, READ_TOKENS))
+# rates are chosen on prose; Python is so far from the stand-in's books that it would decide alone
+TUNE = ("austen", "darwin", "shakespeare")
+HELDOUT = ("austen", "darwin", "shakespeare", "python", "war", "doyle")
+READERS = ("frozen", "longer", "all", "all_32", "lora", "ewc", "mlp_again")
+CONTROLLED = ("all", "lora")
+# way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
+STREAMED = {
+    "frozen": (1.0,),
+    "all": (1.0, 0.3, 0.1),
+    "lora": (1.0, 0.3, 0.1),
+    "ewc_weak": (1.0,),
+    "ewc": (1.0,),
+    "replay": (1.0, 0.3),
+}
+
+
+def main() -> None:
+    """Measure what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the books")
+    parser.add_argument("--model", help="name or folder of a causal language model, instead of the stand-ins")
+    parser.add_argument("--fast", action="store_true", help="one stand-in instead of three")
+    parser.add_argument("--seeds", type=int, nargs="*", help="these stand-ins instead of 0, 1, 2")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds = options.seeds or (SEEDS[:1] if options.fast else SEEDS)
+    names = [options.model] if options.model else [stand_in_folder(options.data, seed) for seed in seeds]
+    first = tuned(names[0], options.data)
+    runs = [measure(name, options.data, first) for name in names]
+    page = stacking_tables.page(first, runs)
+    (ROOT / "results" / "stacking.md").write_text(page)
+    print(page)
+
+
+def stand_in_folder(data: Path, seed: int) -> str:
+    """Return the folder of a stand-in; it is trained when it is missing."""
+    folder = ROOT / "results" / f"stand-in-{seed}"
+    stand_in.load_or_train(folder, data, seed=seed)
+    return str(folder)
+
+
+def open_base(name: str, data: Path) -> Base:
+    """Load a model and the texts in its tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+    return Base(model, tokenizer, load(data, tokenizer))
+
+
+def label(name: str) -> str:
+    """Return a model's name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).exists() else name)
+
+
+def tuned(name: str, data: Path) -> dict[str, Row]:
+    """Return the rate of every way that has one, chosen on validation pages of one base."""
+    base = Lazy(lambda: open_base(name, data))
+    tables = {
+        key: row(f"stacking-{label(name)}-tune-{key}", lambda key=key: tune(base(), key))
+        for key, recipe in RECIPES.items()
+        if recipe.center is not None
+    }
+    return {key: tables[recipe.like or key] for key, recipe in RECIPES.items() if recipe.like or recipe.center}
+
+
+def tune(base: Base, key: str) -> Row:
+    """Try the rates of a grid; the best has the lowest mean logarithm of its cost over that of the frozen model."""
+    documents = [base.texts.take("tune", domain, READ_TOKENS) for domain in TUNE]
+    frozen = [whole(Frozen(base.model, WINDOW), document) for document in documents]
+    recipe, trials = RECIPES[key], []
+    assert recipe.center is not None
+    for factor in FACTORS:
+        eta = recipe.center * factor
+        bits = [whole(recipe.make(base, eta), document) for document in documents]
+        ratio = statistics.fmean(math.log(b / f) for b, f in zip(bits, frozen, strict=True))
+        trials.append({"eta": eta, "bits": bits, "log_ratio": ratio if math.isfinite(ratio) else math.inf})
+        print(f"  {key} {eta:.3g}: {100 * math.expm1(ratio):+.1f} %", flush=True)
+    best = min(trials, key=lambda trial: trial["log_ratio"])
+    return {"eta": best["eta"], "trials": trials, "frozen": frozen}
+
+
+def whole(way: Way, document: Tokens) -> float:
+    """Read one document; return its bits per byte."""
+    return by_position(way.read(document.ids), document, [(0, len(document))])[0]
+
+
+def measure(name: str, data: Path, rates: dict[str, Row]) -> Row:
+    """Return every row of one base."""
+    base, run = Lazy(lambda: open_base(name, data)), f"stacking-{label(name)}"
+
+    def make(key: str, factor: float = 1.0) -> Callable[[], Way]:
+        eta = rates[key]["eta"] * factor if key in rates else 0.0
+        return lambda: RECIPES[key].make(base(), eta)
+
+    return {
+        "name": name,
+        "texts": row(f"{run}-texts", lambda: {"pieces": base().texts.manifest()}),
+        "read": {k: row(f"{run}-read-{k}", lambda k=k: read_documents(base(), make(k))) for k in READERS},
+        "control": {k: row(f"{run}-control-{k}", lambda k=k: control(base(), make(k))) for k in CONTROLLED},
+        "stream": {
+            f"{k} x{f:g}": row(f"{run}-stream-{k}-{f:g}", lambda k=k, f=f: stream(base(), make(k, f)()))
+            for k, factors in STREAMED.items()
+            for f in factors
+        },
+        "facts": {
+            f"{k} x{n}": row(f"{run}-facts-{k}-{n}", lambda k=k, n=n: facts(base(), make(k), n)) for k, n in FACT_WAYS
+        },
+        "changing": {k: row(f"{run}-changing-{k}", lambda k=k: changing(base(), make(k))) for k in CHANGING},
+    }
+
+
+def read_documents(base: Base, make: Callable[[], Way]) -> Row:
+    """Read unseen documents of every domain, each from a fresh start."""
+    found: Row = {"buckets": BUCKETS}
+    for domain in READ:
+        documents = [base.texts.take("read", domain, READ_TOKENS, i) for i in range(2)]
+        ways = [make() for _ in documents]
+        found[domain] = [
+            by_position(way.read(d.ids), d, BUCKETS) for way, d in zip(ways, documents, strict=True)
+        ]
+        found["state_bytes"] = ways[0].state_bytes()
+    return found
+
+
+def control(base: Base, make: Callable[[], Way]) -> Row:
+    """Read a document of another domain, or of the same, and score a text frozen: the change against reading nothing."""
+    asked = [base.texts.take("heldout", domain, STREAM_TOKENS) for domain in READ]
+    other = [base.texts.take("read", OTHER[domain], READ_TOKENS) for domain in READ]
+    same = [base.texts.take("read", domain, READ_TOKENS) for domain in READ]
+    return {
+        "domains": READ,
+        "other": controls(make, other, asked),
+        "same": controls(make, same, asked),
+    }
+
+
+def stream(base: Base, way: Way) -> Row:
+    """Read fiction, Darwin, Shakespeare, Python and fiction again in one pass."""
+    seen: dict[str, int] = {}
+    documents = []
+    for domain in STREAM:
+        documents.append((domain, base.texts.take("stream", domain, STREAM_TOKENS, seen.get(domain, 0))))
+        seen[domain] = seen.get(domain, 0) + 1
+    heldout = {name: base.texts.take("heldout", name, STREAM_TOKENS) for name in HELDOUT}
+    frozen = Frozen(base.model, WINDOW)
+    fresh = {name: late(frozen, text) for name, text in heldout.items()}
+    return run_stream(way, fresh, documents, heldout, "war", ["doyle"]).to_dict()
+
+
+class Lazy:
+    """What is made at the first call and kept: a base is loaded only where a row is missing."""
+
+    def __init__(self, make: Callable[[], Base]) -> None:
+        self.make, self.made = make, None
+
+    def __call__(self) -> Base:
+        """Return it."""
+        self.made = self.made or self.make()
+        return self.made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The ways of reading that the stacking benchmark compares, each with the grid that its rate is chosen from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from stacking_texts import Texts
+
+from everlearn.evals.lora import add_low_rank
+from everlearn.evals.ways import Adam, ClippedDescent, Frozen, Steps, Way, every_weight, fisher, named
+from everlearn.evals.windows import Window
+
+WINDOW = Window(256, 128)
+FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
+FISHER_TOKENS = 4_097
+MLP = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of reading.
+
+    Args:
+        name: as the tables say it.
+        make: (base, eta) -> a fresh way.
+        center: rate in the middle of the grid; None where there is nothing to choose.
+        like: another way whose rate this one takes, instead of trials of its own.
+    """
+
+    name: str
+    make: Callable[[Base, float], Way]
+    center: float | None = None
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model with what the ways need besides it."""
+
+    model: Any
+    tokenizer: Any
+    texts: Texts
+
+
+def frozen(base: Base, eta: float, window: Window = WINDOW) -> Way:
+    """Return the model as it came."""
+    return Frozen(base.model, window)
+
+
+def all_weights(base: Base, eta: float, window: Window = WINDOW, replay: float = 0.0) -> Way:
+    """Return dynamic evaluation."""
+    return Steps(base.model, window, every_weight, partial(ClippedDescent, eta=eta), replay=replay)
+
+
+def ewc(base: Base, eta: float, strength: float) -> Way:
+    """Return dynamic evaluation with a spring on each weight, as stiff as the known text needs it."""
+    known = base.texts.take("known", "middlemarch", FISHER_TOKENS).ids
+    importance = fisher(base.model, known, WINDOW, list(base.model.parameters()))
+    step = partial(ClippedDescent, eta=eta, fisher=importance, strength=strength)
+    return Steps(base.model, WINDOW, every_weight, step)
+
+
+def lora(base: Base, eta: float) -> Way:
+    """Return adapters of rank 8 on all linear maps, with Adam."""
+    return Steps(base.model, WINDOW, add_low_rank, partial(Adam, eta=eta))
+
+
+def only(base: Base, eta: float, endings: tuple[str, ...], window: Window = WINDOW) -> Way:
+    """Return descent of some matrices, with the context computed again for every chunk."""
+    return Steps(base.model, window, named(*endings), partial(ClippedDescent, eta=eta))
+
+
+RECIPES: dict[str, Recipe] = {
+    "frozen": Recipe("frozen, window 256", frozen),
+    "longer": Recipe("frozen, window 512", partial(frozen, window=Window(512, 128))),
+    "all": Recipe("all weights (dynamic evaluation)", all_weights, 0.3),
+    "all_32": Recipe("all weights, chunk 32", partial(all_weights, window=Window(160, 32)), 0.1),
+    "ewc_weak": Recipe("all weights, EWC 0.01", partial(ewc, strength=0.01), 0.3),
+    "ewc": Recipe("all weights, EWC 0.1", partial(ewc, strength=0.1), 0.3),
+    "replay": Recipe("all weights, replay", partial(all_weights, replay=0.5), like="all"),
+    "lora": Recipe("LoRA rank 8, Adam", lora, 0.003),
+    "mlp_again": Recipe("all MLPs, context computed again", partial(only, endings=MLP), like="mlp"),
+}
