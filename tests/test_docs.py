@@ -34,7 +34,9 @@ EQUATIONS = {
     "NL eq. 65": "ops",
     "NL eq. 70": "layers",
     "NL eq. 71": "layers",
+    "NL eq. 72": "layers",
     "NL eq. 73": "layers",
+    "NL eq. 74": "layers",
     "NL eq. 92": "ops",
 }
 

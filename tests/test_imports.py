@@ -24,7 +24,7 @@ ALLOWED = {
     "optim": "rules levels",
     "layers": "rules memory levels ops",
     "models": "layers memory levels",
-    "convert": "models",
+    "convert": "models layers memory levels rules",
     "continual": "models layers memory rules levels",
     "learn": "models layers memory levels",
     "evals": "models learn continual optim memory rules",

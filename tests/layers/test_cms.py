@@ -33,7 +33,7 @@ def learn(cms: CMS, state: LayerState, x: torch.Tensor, target: torch.Tensor, to
 
 def literal(cms: CMS, levels, xs, targets, row: int, reduce: str) -> dict[str, dict[str, torch.Tensor]]:
     """Eq. 71 for one row, written out: no clip, no accumulation trick, gradients summed token by token."""
-    theta = {lv.name: {p: w.detach().clone() for p, w in cms._start(lv.name).items()} for lv in levels}
+    theta = {lv.name: {p: w.detach().clone() for p, w in cms._start(lv.name, {}).items()} for lv in levels}
     total = {name: {p: torch.zeros_like(w) for p, w in parts.items()} for name, parts in theta.items()}
     seen = 0
     for x, target in zip(xs, targets, strict=True):
@@ -102,7 +102,7 @@ def test_a_step_goes_downhill_with_the_clipped_length():
     after = cms(x, state)[0]
     assert (((after - target) ** 2).mean((1, 2)) < ((before - target) ** 2).mean((1, 2))).all()
     assert (updates["only"].surprise > 1).all()
-    for part, start in cms._start("only").items():
+    for part, start in cms._start("only", {}).items():
         moved = (state.memory[f"only.{part}"] - start).flatten(1).norm(dim=1)
         torch.testing.assert_close(moved, torch.full_like(moved, 0.01))  # eta times the bound of 1
 

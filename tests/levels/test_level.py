@@ -59,3 +59,45 @@ def test_levels_fit_a_chunk_size_that_divides_every_period():
         check_levels([], 48)
     with pytest.raises(ValueError, match="level name 'fast' must be unique"):
         check_levels([levels[0], levels[0]], 64)
+
+
+def test_a_running_mean_has_no_period_of_its_own():
+    mean = Level("slow", mean_of="fast", decay=0.9)
+    assert mean.update_period == math.inf
+    assert mean.due(torch.tensor([10**12])).tolist() == [False]
+    assert check_levels([Level("fast", 64), mean], 64)[1] is mean
+    with pytest.raises(ValueError, match=r"update_period 128 and mean_of='fast'; a running mean moves when.*leave"):
+        Level("slow", 128, mean_of="fast")
+    with pytest.raises(ValueError, match=r"anchor_decay 0\.1 of level 'slow' has no effect.*set it on level 'fast'"):
+        Level("slow", mean_of="fast", anchor_decay=0.1)
+    with pytest.raises(ValueError, match="update_period 0 of level 'slow'"):
+        Level("slow")
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.0, math.nan])
+def test_the_decay_of_a_mean_is_a_share(wrong):
+    with pytest.raises(ValueError, match=r"decay .* of level 'slow' must lie in \[0, 1\)"):
+        Level("slow", mean_of="fast", decay=wrong)
+
+
+@pytest.mark.parametrize("followed", ["slow", "other", "frozen", "mean"])
+def test_a_mean_needs_a_level_that_steps(followed):
+    levels = [Level("fast", 4), Level("frozen", math.inf), Level("mean", mean_of="fast")]
+    with pytest.raises(ValueError, match=rf"'slow' is the mean of '{followed}', which is no level that steps.*'fast'"):
+        check_levels([*levels, Level("slow", mean_of=followed)], 4)
+
+
+def test_two_means_of_one_level_are_refused():
+    levels = [Level("fast", 4), Level("a", mean_of="fast"), Level("b", mean_of="fast", decay=0.5)]
+    with pytest.raises(ValueError, match=r"'a' and 'b' are both the mean of 'fast'.*keep one"):
+        check_levels(levels, 4)
+
+
+def test_plain_data_makes_the_level_again_and_says_no_more_than_before():
+    """A level without a mean is written as it was before there were means, so that older files stay what they are."""
+    levels = [Level("fast", 4, 0.9, 0.02, "document"), Level("frozen", math.inf), Level("slow", mean_of="fast")]
+    data = [level.to_dict() for level in levels]
+    assert data[0] == {"name": "fast", "update_period": 4, "eta": 0.9, "anchor_decay": 0.02, "reset": "document"}
+    assert data[1]["update_period"] == "never"
+    assert data[2]["mean_of"] == "fast" and data[2]["decay"] == 0.97
+    assert [Level.from_dict(item) for item in data] == levels

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,8 +92,8 @@ def run(model: Decoder, texts: Texts, step: Callable[[str], None]) -> tuple[dict
     )
     results["one_rate_restart_kept"] = _kept(restarting, texts, ids, one_rate_opened, ways)["kept"]
     results["levels"] = {
-        "learning": [asdict(level) for level in model.config.levels],
-        "one_rate": [asdict(level) for level in byte_reader.ONE_RATE],
+        "learning": [level.to_dict() for level in model.config.levels],
+        "one_rate": [level.to_dict() for level in byte_reader.ONE_RATE],
     }
     step("damage")
     results["names"] = repeated_names(texts, length, frozen, learning)

@@ -1,8 +1,11 @@
 """Layers: always `y, state = layer(x, state)`."""
 
 from everlearn.layers.attention import Attention
-from everlearn.layers.cms import CMS, Update
+from everlearn.layers.cms import CMS, IndependentCMS
+from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.delta_net import DeltaMemory
+from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
+from everlearn.layers.nested import NestedCMS
 
-__all__ = ["CMS", "Attention", "DeltaMemory", "SwiGLU", "Update"]
+__all__ = ["CMS", "Attention", "ContinuumMemory", "DeltaMemory", "IndependentCMS", "NestedCMS", "SwiGLU", "Update"]

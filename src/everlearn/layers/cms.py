@@ -1,65 +1,49 @@
-"""The Continuum Memory System: a chain of MLPs, each changing at its own pace.  [NL eq. 70-73]"""
+"""Two ways to put levels together: in a chain, or side by side.  [NL eq. 70, 73-74]"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from everlearn.layers.inputs import check_input
-from everlearn.layers.mlp import SwiGLU, swiglu
-from everlearn.levels.clock import Level, check_levels
-from everlearn.memory.state import LayerState, Tensors, where_rows
-from everlearn.rules import Rule, clip_rows, gd
-
-PARTS = ("gate", "up", "down")
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.mlp import swiglu
+from everlearn.levels.clock import Level
+from everlearn.memory.state import Tensors
+from everlearn.rules import Rule, gd
 
 
-@dataclass(frozen=True)
-class Update:
-    """What one level did in one write.
-
-    Args:
-        rows: which rows the level changed, [B] bool.
-        surprise: Frobenius norm of each row's gradient over all tensors of the level, before the clip, [B]; 0 where
-            nothing was due.
-    """
-
-    rows: Tensor
-    surprise: Tensor
-
-
-class CMS(nn.Module):
-    """Chain one MLP per level; between its updates a level is bit-identical.  [NL eq. 70-71, 73]
+class CMS(ContinuumMemory):
+    """Chain one MLP per level.  [NL eq. 70, 73]
 
         y_0 = x;  y_l = y_{l-1} + MLP_l(y_{l-1});  output y_K - x
-        theta_l <- theta_l - eta_l clip_1(mean gradient of the tokens of its last period)
 
-    The parameters hold what was learned before, the state what its stream has taught: the absolute weights of every
-    level that learns, [B, ...], one row per stream. With one level this is a plain MLP; with endless periods, a plain
-    chain of them. Reading and writing are two steps, because the gradient of a task belongs to the whole model:
+    With one level this is a plain MLP; with endless periods, a plain chain of them. `ContinuumMemory` says how it is
+    built, read and written; `IndependentCMS` and `NestedCMS` put the same levels together in other ways.
+    """
 
-        state = cms.track(state)                                  # the weights as leaves of a graph
-        y, _ = cms(x, state)                                      # reads only
-        grads = torch.autograd.grad(loss, list(cms.weights(state).values()))
-        state = cms.accumulate(state, grads, tokens)              # MEAN gradients and how many tokens they average
-        state, updates = cms.write(state)                         # the levels that are due step
+    def _read(self, x: Tensor, memory: Tensors) -> Tensor:
+        y = x
+        for level in self.read_levels:
+            y = y + swiglu(y, **self._level_weights(level.name, memory))
+        return y - x
 
-    Inside a decoder `learn.learn_chunk` takes these steps.
+    def _links(self) -> dict[str, str]:
+        return {}
 
-    Args:
-        dim: size of the input and of the output.
-        hidden_dim: hidden size of each level's MLP.
-        levels: in order of application; see `Level`.
-        chunk_size: tokens that share one gradient anchor; divides every update_period.
-        rule: how a level steps, from `everlearn.rules`.
-        max_norm: bound on the gradient of one row and tensor; math.inf removes it.
-        reduce: "mean" over the tokens of a period, or "sum", which the equation prints.
-    Raises:
-        ValueError: levels that do not fit chunk_size or each other, or another word for `reduce`.
+
+class IndependentCMS(ContinuumMemory):
+    """Add up one MLP per level, each reading the input itself.  [NL eq. 74]
+
+        y = sum_l w_l MLP_l(x)
+
+    No level sees what another has learned, so one can be rolled back or reset without moving the input of the rest.
+    The weights w, `mix`, are parameters that training learns and streams share. They start at 1: a sum, so that one
+    level is a plain MLP and a level whose last projection is zero changes nothing. The sum of K fresh levels is
+    sqrt(K) times as large as one of them; a mean, 1/K, would divide every level's gradient by K instead.
+
+    Args: as of `ContinuumMemory`; the order of the levels changes nothing but rounding.
     """
 
     def __init__(
@@ -73,188 +57,12 @@ class CMS(nn.Module):
         max_norm: float = 1.0,
         reduce: str = "mean",
     ) -> None:
-        super().__init__()
-        if reduce not in ("mean", "sum"):
-            raise ValueError(f"reduce {reduce!r} is unknown; choose 'mean' (measured to work) or 'sum' (as printed)")
-        self.levels = check_levels(levels, chunk_size)
-        self.dim = dim
-        self.chunk_size, self.rule, self.max_norm, self.reduce = chunk_size, rule, max_norm, reduce
-        self.mlps = nn.ModuleDict({level.name: SwiGLU(dim, hidden_dim) for level in self.levels})
+        super().__init__(dim, hidden_dim, levels, chunk_size=chunk_size, rule=rule, max_norm=max_norm, reduce=reduce)
+        self.mix = nn.Parameter(torch.ones(len(self.read_levels)))
 
-    @property
-    def learning_levels(self) -> tuple[Level, ...]:
-        """Return the levels that can ever change; the others are read from the parameters."""
-        return tuple(level for level in self.levels if level.update_period != math.inf)
+    def _read(self, x: Tensor, memory: Tensors) -> Tensor:
+        outputs = [swiglu(x, **self._level_weights(level.name, memory)) for level in self.read_levels]
+        return sum((w * y for w, y in zip(self.mix, outputs, strict=True)), torch.zeros_like(x))
 
-    def initial_state(self, batch_size: int) -> LayerState:
-        """Return what a fresh stream starts from: the learned weights for each row, and clocks at zero."""
-        memory: Tensors = {}
-        for level in self.learning_levels:
-            for part, weight in self._start(level.name).items():
-                rows = weight.expand(batch_size, *weight.shape)
-                memory[f"{level.name}.{part}"] = rows
-                memory[f"{level.name}.{part}.grad"] = torch.zeros_like(rows)
-            memory[f"{level.name}.tokens"] = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
-        return LayerState(memory)
-
-    def forward(
-        self, x: Tensor, state: LayerState | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, LayerState]:
-        """Read the chain; nothing is written.
-
-        Args:
-            x: [B, T, dim].
-            state: what the streams have taught; None or an empty state reads the learned parameters.
-            mask: accepted like every layer's; each token is read by itself, so padding needs none.
-        Returns:
-            y: [B, T, dim].
-            state: as given.
-        Raises:
-            ValueError: an input or a state that does not fit.
-        """
-        state = state or LayerState()
-        check_input(x, self.dim, None, state)
-        if state.memory:
-            self._check(state)
-        y = x
-        for level in self.levels:
-            y = y + swiglu(y, **self._level_weights(level.name, state.memory))
-        return y - x, state
-
-    def weights(self, state: LayerState) -> Tensors:
-        """Return the weights that learning changes: "level.part" -> [B, out, in].
-
-        Raises:
-            ValueError: the state is not one of this memory.
-        """
-        self._check(state)
-        return {
-            f"{level.name}.{part}": state.memory[f"{level.name}.{part}"]
-            for level in self.learning_levels
-            for part in PARTS
-        }
-
-    def track(self, state: LayerState | None, batch_size: int = 1) -> LayerState:
-        """Return the state with its weights ready for `torch.autograd.grad`.
-
-        Weights that already belong to a graph (a state that is trained through) stay in it, under a name of their own,
-        so that the gradient is that of this reading alone; others become leaves.
-        """
-        state = state if state and state.memory else self.initial_state(batch_size)
-        leaves = {
-            name: weight.view_as(weight) if weight.requires_grad else weight.detach().requires_grad_()
-            for name, weight in self.weights(state).items()
-        }
-        return replace(state, memory=state.memory | leaves)
-
-    def accumulate(self, state: LayerState, grads: Sequence[Tensor], tokens: Tensor) -> LayerState:
-        """Add a chunk's gradient to what each level has collected since its last update.
-
-        Args:
-            state: with the weights that `grads` belong to.
-            grads: MEAN gradient over each row's tokens, in the order of `weights(state)`, each [B, out, in].
-            tokens: how many tokens each row's mean is over, [B]; 0 leaves the row untouched, bit for bit.
-        Raises:
-            ValueError: gradients or tokens that do not fit the state.
-        """
-        memory = dict(state.memory)
-        for (name, weight), grad in zip(self.weights(state).items(), grads, strict=True):
-            if grad.shape != weight.shape or tokens.shape != weight.shape[:1]:
-                raise ValueError(
-                    f"for {name!r} the gradient is {tuple(grad.shape)} and tokens {tuple(tokens.shape)}; "
-                    f"{tuple(weight.shape)} and {tuple(weight.shape[:1])} are needed: one gradient and one count a row"
-                )
-        rows = tokens > 0
-        for name, grad in zip(self.weights(state), grads, strict=True):
-            old = memory[f"{name}.grad"]
-            added = old + grad.detach() * tokens.reshape(-1, 1, 1).to(grad.dtype)
-            memory[f"{name}.grad"] = where_rows(rows, added, old)
-        for level in self.learning_levels:
-            memory[f"{level.name}.tokens"] = memory[f"{level.name}.tokens"] + tokens
-        return replace(state, memory=memory)
-
-    def write(
-        self, state: LayerState, event: str | None = None, rows: Tensor | None = None
-    ) -> tuple[LayerState, dict[str, Update]]:
-        """Let the levels step whose period is over.  [NL eq. 71]
-
-        Args:
-            state: after `accumulate`.
-            event: None while tokens are read, or the event that the caller declares.
-            rows: [B] bool, the rows that the event concerns; None means all.
-        Returns:
-            state: levels and rows that were not due are bit-identical.
-            updates: level name -> what it did; only levels that changed a row are listed.
-        """
-        self._check(state)
-        memory, updates = dict(state.memory), {}
-        for level in self.learning_levels:
-            tokens = memory[f"{level.name}.tokens"]
-            due = level.due(tokens, event)
-            due = due if rows is None else due & rows
-            if bool(due.any()):
-                updates[level.name] = Update(due, self._step(level, memory, tokens, due))
-                memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
-        return replace(state, memory=memory), updates
-
-    def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> tuple[LayerState, dict[str, Update]]:
-        """Declare an event: levels whose period it is step, then levels whose reset it is restart.
-
-        Args:
-            state: what the streams have taught.
-            event: such as "document", "turn" or "session".
-            rows: [B] bool, the rows that it concerns; None means all.
-        """
-        state, updates = self.write(state, event, rows)
-        memory = dict(state.memory)
-        for level in self.learning_levels:
-            if level.reset != event:
-                continue
-            start = self.initial_state(len(memory[f"{level.name}.tokens"])).memory
-            for name in [n for n in memory if n.startswith(f"{level.name}.")]:
-                fresh = start.get(name, torch.zeros_like(memory[name]))
-                memory[name] = fresh if rows is None else where_rows(rows, fresh, memory[name])
-        return replace(state, memory=memory), updates
-
-    def _step(self, level: Level, memory: Tensors, tokens: Tensor, due: Tensor) -> Tensor:
-        """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
-        squares = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-        count = tokens.clamp_min(1).reshape(-1, 1, 1)
-        for part, start in self._start(level.name).items():
-            name = f"{level.name}.{part}"
-            total = memory[f"{name}.grad"]
-            grad, norm = clip_rows(total / count if self.reduce == "mean" else total, self.max_norm)
-            slots = {n.rpartition(".")[2]: t for n, t in memory.items() if n.startswith(f"{name}.slot.")}
-            weights, slots = self.rule(memory[name], grad, None, slots, eta=level.eta)
-            weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
-            memory[name] = where_rows(due, weights, memory[name])
-            memory[f"{name}.grad"] = where_rows(due, torch.zeros_like(total), total)
-            for slot, value in slots.items():
-                value = value.expand(len(due), *value.shape[1:])
-                memory[f"{name}.slot.{slot}"] = where_rows(
-                    due, value, memory.get(f"{name}.slot.{slot}", torch.zeros_like(value))
-                )
-            squares = squares + norm.to(squares.dtype) ** 2
-        return torch.where(due, squares.sqrt(), 0.0)
-
-    def _check(self, state: LayerState) -> None:
-        """Refuse a state without this memory's weights."""
-        for level in self.learning_levels:
-            for part, start in self._start(level.name).items():
-                found = state.memory.get(f"{level.name}.{part}")
-                if found is None or found.shape[1:] != start.shape:
-                    got = "nothing" if found is None else f"{tuple(found.shape[1:])} per row"
-                    raise ValueError(
-                        f"the state is another memory's: {level.name}.{part} is {got}, here it is "
-                        f"{tuple(start.shape)}; start from initial_state(batch_size)"
-                    )
-
-    def _start(self, level: str) -> Tensors:
-        """Return one level's learned start, "gate", "up" and "down"."""
-        mlp = self.mlps[level]
-        assert isinstance(mlp, SwiGLU)
-        return mlp.weights()
-
-    def _level_weights(self, level: str, memory: Tensors) -> Tensors:
-        """Return one level's weights: its stream's where it has any, else its learned start."""
-        return {part: memory.get(f"{level}.{part}", start) for part, start in self._start(level).items()}
+    def _links(self) -> dict[str, str]:
+        return {}

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everlearn.layers.cms import CMS, Update
+from everlearn.layers.level_step import Update
+from everlearn.layers.leveled import LeveledMemory
 from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.rows import check_tokens
 
@@ -24,7 +25,7 @@ class LearningModel(Protocol):
         """Return logits [B, T, V] and the state after the tokens."""
         ...
 
-    def memories(self) -> Mapping[str, CMS]:
+    def memories(self) -> Mapping[str, LeveledMemory]:
         """Return the memories that learn, by the name of their layer."""
         ...
 

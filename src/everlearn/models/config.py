@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +52,7 @@ class DecoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; endless periods become the word "never"."""
-        data = dataclasses.asdict(self)
-        for level in data["levels"]:
-            if level["update_period"] == math.inf:
-                level["update_period"] = "never"
-        data["levels"] = list(data["levels"])
-        return data
+        return {**dataclasses.asdict(self), "levels": [level.to_dict() for level in self.levels]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DecoderConfig:
@@ -74,8 +68,4 @@ class DecoderConfig:
             raise ValueError(
                 f"unknown field {unknown[0]!r} in the model's config; known fields: {', '.join(sorted(known))}"
             )
-        levels = []
-        for item in data.get("levels", ()):
-            period = math.inf if item["update_period"] == "never" else item["update_period"]
-            levels.append(Level(**{**item, "update_period": period}))
-        return cls(**{**data, "levels": tuple(levels)})
+        return cls(**{**data, "levels": tuple(Level.from_dict(item) for item in data.get("levels", ()))})

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everlearn.layers.cms import CMS, Update
+from everlearn.layers.cms import CMS
+from everlearn.layers.continuum import ContinuumMemory
+from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
@@ -40,7 +42,7 @@ class Block(nn.Module):
         y, mixer = self.mixer(self.mixer_norm(x), mixer, mask)
         x = x + y
         h = self.mlp_norm(x)
-        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, CMS) else self.mlp(h)), mixer
+        return x + (self.mlp(h, memory)[0] if isinstance(self.mlp, ContinuumMemory) else self.mlp(h)), mixer
 
 
 class Decoder(nn.Module):
@@ -68,9 +70,9 @@ class Decoder(nn.Module):
         start = self.initial_state(0).memory
         self._memory_shapes = {layer: {n: t.shape[1:] for n, t in own.items()} for layer, own in start.items()}
 
-    def memories(self) -> dict[str, CMS]:
+    def memories(self) -> dict[str, ContinuumMemory]:
         """Return the memories that learn from the task's gradient, by the name of their layer."""
-        return {f"blocks.{i}.mlp": b.mlp for i, b in enumerate(self._blocks()) if isinstance(b.mlp, CMS)}
+        return {f"blocks.{i}.mlp": b.mlp for i, b in enumerate(self._blocks()) if isinstance(b.mlp, ContinuumMemory)}
 
     def initial_state(self, batch_size: int) -> ModelState:
         """Return what `batch_size` fresh streams start from: the learned starts of all memories."""

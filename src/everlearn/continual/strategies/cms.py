@@ -91,10 +91,10 @@ class CMSHead:
         """Return how far each level is from its start, relative to the start's norm: 0 says that it learned nothing."""
         now, start = self.cms.weights(self.state), self.cms.weights(self.cms.initial_state(1))
         shares = {}
-        for level in self.cms.learning_levels:
-            names = [name for name in now if name.startswith(f"{level.name}.")]
+        for level in dict.fromkeys(name.split(".")[0] for name in now):
+            names = [name for name in now if name.startswith(f"{level}.")]
             change = sum(float((now[name] - start[name]).detach().square().sum()) for name in names)
-            shares[level.name] = (change / sum(float(start[name].detach().square().sum()) for name in names)) ** 0.5
+            shares[level] = (change / sum(float(start[name].detach().square().sum()) for name in names)) ** 0.5
         return shares
 
     def _logits(self, x: Tensor, state: LayerState, readout: list[Tensor]) -> Tensor:

@@ -1,0 +1,68 @@
+"""The deltas of a stacked model: one memory whose parts are the chosen matrices.  [NL eq. 71]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from everlearn.convert.families import Matrix
+from everlearn.convert.forms import Form
+from everlearn.layers.leveled import LeveledMemory
+from everlearn.levels import Level
+from everlearn.memory.state import LayerState, Tensors
+from everlearn.rules import Rule, gd
+
+
+class StackedDeltas(LeveledMemory):
+    """Hold what every level has added to the chosen matrices; the pretrained weights are not touched.
+
+    Args:
+        matrices: the chosen ones.
+        form: what a level adds to each of them.
+        levels: see `LeveledMemory`, as `chunk_size`, `rule` and `max_norm`.
+        dtype: of the deltas, at least float32.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        form: Form,
+        levels: Sequence[Level],
+        *,
+        chunk_size: int,
+        rule: Rule = gd,
+        max_norm: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(levels, chunk_size=chunk_size, rule=rule, max_norm=max_norm)
+        self._shapes: dict[str, tuple[int, int]] = {}
+        for matrix in matrices:
+            for part, start in form.starts(matrix).items():
+                zero = torch.zeros(1, 1) if isinstance(start, tuple) else start
+                self.register_buffer(f"start{len(self._shapes)}", zero.to(device, dtype))
+                self._shapes[part] = start if isinstance(start, tuple) else (start.shape[0], start.shape[1])
+
+    def learned_start(self, level: str) -> Mapping[str, Tensor]:
+        """Return what every level starts from; zeros take no room."""
+        starts = {}
+        for i, (part, shape) in enumerate(self._shapes.items()):
+            start = self.get_buffer(f"start{i}")
+            # a model that is cast to bfloat16 keeps deltas that small steps can move
+            starts[part] = start.to(torch.promote_types(start.dtype, torch.float32)).expand(shape)
+        return starts
+
+    def read_levels(self, state: LayerState) -> list[Tensors]:
+        """Return what each level that is read holds, part -> [B, out, in].
+
+        Raises:
+            ValueError: the state is not one of this memory.
+        """
+        held = self.weights(state)
+        return [{part: held[f"{level.name}.{part}"] for part in self._shapes} for level in self.learning_levels]
+
+    def _links(self) -> dict[str, str]:
+        return {}

@@ -1,0 +1,258 @@
+"""A pretrained model with levels beside its weights: it reads like the original and learns like a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.convert.cache import Sight, from_cache, to_cache
+from everlearn.convert.config import StackConfig
+from everlearn.convert.deltas import StackedDeltas
+from everlearn.convert.families import Matrix
+from everlearn.convert.wrapped import Owner, Reading, StackedLinear, active, merged_weight, total
+from everlearn.layers.level_step import Update
+from everlearn.memory.state import ModelState, with_layers
+from everlearn.models.rows import check_tokens, without_padding
+
+MEMORY = "stack"  # the one memory of a state
+CACHE = "cache"  # its keys and values
+
+
+class StackedModel(nn.Module):
+    """A pretrained decoder whose chosen matrices learn, one set of deltas for each row.  [NL eq. 71, 74]
+
+    Made by `stack_levels`. What a stream has taught is a value, `ModelState`: the deltas and their clocks in
+    `memory["stack"]`, keys and values in `context["cache"]`. Keys and values stay as they were computed when the deltas
+    change (stale); no gradient flows into them. Nothing is stored on a module: for one call of the model itself, open
+
+        with model.using(state):
+            model.base.generate(ids)
+
+    which a thread that is started inside does not inherit; open it there.
+
+    Args:
+        base: the Hugging Face model; its parameters take no gradient.
+        tokenizer: that of the model, or None where only token numbers are read.
+        config: what was chosen.
+        matrices: the modules that were chosen, by name.
+        deltas: the memory.
+        sight: what a token sees of earlier ones.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        tokenizer: Any,
+        config: StackConfig,
+        matrices: Sequence[Matrix],
+        deltas: StackedDeltas,
+        sight: Sight,
+    ) -> None:
+        super().__init__()
+        self.base, self.tokenizer, self.config, self.deltas = base, tokenizer, config, deltas
+        self.matrices, self.sight, self.owner = tuple(matrices), sight, Owner()
+        self._trainable = [name for name, weight in base.named_parameters() if weight.requires_grad]
+        base.requires_grad_(False)
+        for matrix in self.matrices:
+            base.set_submodule(matrix.name, StackedLinear(base.get_submodule(matrix.name), matrix.name, self.owner))
+
+    @property
+    def chunk_size(self) -> int:
+        """Return how many tokens share one gradient anchor."""
+        return self.config.chunk_size
+
+    @property
+    def device(self) -> torch.device:
+        """Return where tokens have to be."""
+        return self._embedding().weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        """Return how many tokens the model knows."""
+        return self._embedding().num_embeddings
+
+    def memories(self) -> dict[str, StackedDeltas]:
+        """Return the memory that learns from the task's gradient."""
+        return {MEMORY: self.deltas}
+
+    def initial_state(self, batch_size: int) -> ModelState:
+        """Return what `batch_size` fresh streams start from: the pretrained model."""
+        zeros = torch.zeros(batch_size, dtype=torch.long, device=self.device)
+        return with_layers(ModelState({}, {}, zeros, zeros), {MEMORY: self.deltas.initial_state(batch_size)})
+
+    @contextmanager
+    def using(self, state: ModelState) -> Iterator[None]:
+        """Let `base(...)` and `base.generate(...)` read with what a state has learned; nothing is written.
+
+        Contexts may be nested; the inner one counts. Keys and values of the state are not part of it.
+
+        Args:
+            state: with as many rows as the calls have, or a divisor of that (generation repeats each row).
+        Raises:
+            ValueError: a state of another model, or a model that was unstacked or changed since it was stacked.
+        """
+        self._check_in_place()
+        with active(self.owner, self.reading(state)):
+            yield
+
+    def reading(self, state: ModelState) -> Reading:
+        """Return what the matrices read with a state; a fresh state without a memory reads the pretrained model."""
+        if unknown := sorted(set(state.memory) - {MEMORY}):
+            raise ValueError(
+                f"the state is another model's: it holds a memory {unknown[0]!r} that this model lacks; "
+                "read with the model that wrote it, or pass state=None"
+            )
+        layer = state.layer(MEMORY)
+        if not layer.memory:
+            return Reading()
+        levels = self.deltas.read_levels(layer)
+        return replace(self.config.form.reading(self.matrices, levels), merged=self.config.merged)
+
+    def forward(
+        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Read tokens with what the state has learned; nothing is learned.
+
+        A full pass, any split of it and token by token give the same results.
+
+        Args:
+            ids: [B, T].
+            state: what earlier tokens left; None starts fresh streams.
+            mask: [B, T] bool, True for real tokens; padding may stand left, right or inside and changes nothing.
+        Returns:
+            logits: [B, T, vocab_size] for the token after each; 0 at padding.
+            state: to pass to the next call; its keys and values count those of these tokens.
+        Raises:
+            ValueError: tokens that the vocabulary lacks; shapes or types that do not fit; a state of another model.
+        """
+        check_tokens(ids, mask, state)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
+            raise ValueError(
+                f"ids reach from {int(ids.min())} to {int(ids.max())}, the vocabulary from 0 to {self.vocab_size - 1}; "
+                "encode with the tokenizer of this model"
+            )
+        zeros = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        state = state or ModelState({}, {}, zeros, zeros)
+        with self.using(state):
+            if mask is None or bool(mask.all()):
+                return self._read(ids, state, None)
+            return without_padding(self._read, ids, state, mask)
+
+    def tick(
+        self, state: ModelState, event: str, rows: Tensor | None = None
+    ) -> tuple[ModelState, dict[str, dict[str, Update]]]:
+        """Declare an event such as "document" or "session": levels that wait for it step or restart.
+
+        Args:
+            state: what the streams have taught.
+            event: a word that some level names; any other changes nothing.
+            rows: [B] bool, the rows that it concerns; None means all.
+        Returns:
+            state: the new state.
+            updates: "stack" -> level name -> what it did.
+        Raises:
+            ValueError: rows that are not [B] bool.
+        """
+        if rows is not None and (rows.dtype != torch.bool or rows.shape != state.tokens_seen.shape):
+            raise ValueError(
+                f"rows are {rows.dtype} of shape {tuple(rows.shape)}; give bool of shape ({state.batch_size},), "
+                "True where the event happened"
+            )
+        if MEMORY not in state.memory:
+            return state, {}
+        layer, done = self.deltas.tick(state.layer(MEMORY), event, rows)
+        return with_layers(state, {MEMORY: layer}), {MEMORY: done} if done else {}
+
+    def unstack(self, state: ModelState | None = None) -> nn.Module:
+        """Give the pretrained model back, as it was or with what one stream has taught merged into its weights.
+
+        Args:
+            state: of one row, whose deltas are added to the weights; None drops every delta.
+        Returns:
+            the model; this object reads no more.
+        Raises:
+            ValueError: several rows, a form that is no sum of matrices, or a matrix that is quantised; nothing was
+                changed.
+        """
+        self._check_in_place()
+        merged = {} if state is None else self._merged_weights(state)
+        for matrix in self.matrices:
+            wrapper = self.base.get_submodule(matrix.name)
+            assert isinstance(wrapper, StackedLinear)
+            if matrix.name in merged:
+                wrapper.base.weight.data.copy_(merged[matrix.name])  # type: ignore[operator]
+            self.base.set_submodule(matrix.name, wrapper.base)
+        for name, weight in self.base.named_parameters():
+            weight.requires_grad_(name in self._trainable)
+        return self.base
+
+    def _merged_weights(self, state: ModelState) -> dict[str, Tensor]:
+        """Return the weights of the chosen matrices with one row's deltas added, as their modules store them."""
+        if state.batch_size != 1:
+            raise ValueError(
+                f"the state has {state.batch_size} rows, and weights can take one; pick it with state.rows([0])"
+            )
+        if not self.config.form.mergeable:
+            raise ValueError(
+                f"form {self.config.form} adds copies of an MLP, which no single MLP equals; "
+                "keep the model stacked, or drop what was learned with unstack()"
+            )
+        reading, weights = self.reading(state), {}
+        for name, factors in reading.factors.items():
+            wrapper = self.base.get_submodule(name)
+            assert isinstance(wrapper, StackedLinear)
+            weights[name] = merged_weight(wrapper.base, total(factors)[0], name)
+        return weights
+
+    def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
+        """Run the model over left-aligned rows, with the keys and values of the state before them."""
+        context = state.layer(CACHE).context
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        last = state.segment_len[:, None] + real.cumsum(1)
+        count = last[:, -1] if ids.shape[1] else state.segment_len
+        new = last.masked_fill(~real, 0)
+        slots = torch.cat([context["slots"], new], 1) if context else new
+        cache, logits = to_cache(context), torch.zeros(*ids.shape, self.vocab_size, device=ids.device)
+        if ids.shape[1]:
+            plain = mask is None and not context and ids.shape[1] <= self.sight.shortest
+            logits = self.base(
+                input_ids=ids,
+                attention_mask=None if plain else self.sight.masks(last.clamp_min(1), slots, self._dtype()),
+                position_ids=None if plain else self.sight.position_ids(last),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        kept = from_cache(cache, slots, self.sight.keep(slots, count))
+        seen = count - state.segment_len
+        state = replace(
+            state,
+            context={**state.context, CACHE: kept},
+            tokens_seen=state.tokens_seen + seen,
+            segment_len=count,
+        )
+        return logits, state
+
+    def _check_in_place(self) -> None:
+        """Refuse a model whose wrapped matrices are gone: it would read as if it had learned nothing."""
+        for matrix in self.matrices:
+            module: Any = self.base
+            for part in matrix.name.split("."):
+                module = module._modules.get(part, module) if isinstance(module, nn.Module) else module
+            if not isinstance(module, StackedLinear) or module.owner is not self.owner:
+                raise ValueError(
+                    f"{matrix.name!r} is no longer the matrix that levels were stacked on (the model was unstacked, or "
+                    "the module replaced); call stack_levels again"
+                )
+
+    def _embedding(self) -> nn.Embedding:
+        """Return the model's table of tokens."""
+        return self.base.get_input_embeddings()  # type: ignore[operator]
+
+    def _dtype(self) -> torch.dtype:
+        """Return the dtype of the activations."""
+        return self._embedding().weight.dtype

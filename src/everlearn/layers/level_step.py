@@ -1,0 +1,73 @@
+"""One step of one level: what it has collected moves its weights in the rows that are due.  [NL eq. 71]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from everlearn.levels.clock import Level
+from everlearn.memory.state import Tensors, where_rows
+from everlearn.rules import Rule, clip_rows
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one level did in one write.
+
+    Args:
+        rows: which rows the level changed, [B] bool.
+        surprise: Frobenius norm of each row's gradient over all tensors of the level, before the clip, [B]; 0 where
+            nothing was due, and for a running mean, which follows no gradient.
+    """
+
+    rows: Tensor
+    surprise: Tensor
+
+
+def step_level(
+    memory: Tensors,
+    level: Level,
+    starts: Mapping[str, Tensor],
+    due: Tensor,
+    *,
+    rule: Rule,
+    max_norm: float,
+    reduce: str,
+) -> Tensor:
+    """Change a level's weights, collected gradients and slots in place of the old ones.  [NL eq. 71]
+
+        theta <- theta - eta clip_1(mean gradient of the tokens of its last period)
+
+    Args:
+        memory: its entries "level.part", "level.part.grad", "level.part.slot.*" are replaced; tensors are not changed.
+        level: whose step it is; "level.tokens" says over how many tokens each row has collected.
+        starts: part -> what `anchor_decay` pulls to, [out, in] or [B, out, in].
+        due: [B] bool; the other rows stay bit-identical.
+        rule: takes the step.
+        max_norm: bound on the gradient of one row and tensor.
+        reduce: "mean" or "sum" over the tokens of the period.
+    Returns:
+        each row's surprise, [B]; 0 where nothing was due.
+    """
+    tokens = memory[f"{level.name}.tokens"]
+    squares = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+    count = tokens.clamp_min(1).reshape(-1, 1, 1)
+    for part, start in starts.items():
+        name = f"{level.name}.{part}"
+        total = memory[f"{name}.grad"]
+        grad, norm = clip_rows(total / count if reduce == "mean" else total, max_norm)
+        slots = {n.rpartition(".")[2]: t for n, t in memory.items() if n.startswith(f"{name}.slot.")}
+        weights, slots = rule(memory[name], grad, None, slots, eta=level.eta)
+        weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
+        memory[name] = where_rows(due, weights, memory[name])
+        memory[f"{name}.grad"] = where_rows(due, torch.zeros_like(total), total)
+        for slot, value in slots.items():
+            value = value.expand(len(due), *value.shape[1:])
+            memory[f"{name}.slot.{slot}"] = where_rows(
+                due, value, memory.get(f"{name}.slot.{slot}", torch.zeros_like(value))
+            )
+        squares = squares + norm.to(squares.dtype) ** 2
+    return torch.where(due, squares.sqrt(), 0.0)
