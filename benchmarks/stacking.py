@@ -14,13 +14,12 @@ import argparse
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import stacking_tables
 import torch
-from results import ROOT, SEEDS, row
+from rows import ROOT, SEEDS, Row, row
 from stacking_facts import CHANGING, FACT_WAYS, changing, facts
 from stacking_texts import OTHER, READ, READ_TOKENS, STREAM, STREAM_TOKENS, load
 from stacking_ways import FACTORS, RECIPES, WINDOW, Base
@@ -30,16 +29,20 @@ from everlearn.evals.tokens import Tokens
 from everlearn.evals.ways import Frozen, Way
 from everlearn.recipes import stand_in
 
-Row = dict[str, Any]
 BUCKETS = ((0, 512), (512, 1024), (1024, 2048), (2048, 4096), (4096, READ_TOKENS), (0, READ_TOKENS))
 # rates are chosen on prose; Python is so far from the stand-in's books that it would decide alone
 TUNE = ("austen", "darwin", "shakespeare")
 HELDOUT = ("austen", "darwin", "shakespeare", "python", "war", "doyle")
-READERS = ("frozen", "longer", "all", "all_32", "lora", "ewc", "mlp_again")
-CONTROLLED = ("all", "lora")
+READERS = ("frozen", "carried", "longer", "mlp", "mlp_32", "last_down", "mlp_again", "all", "all_32", "lora")
+CONTROLLED = ("mlp", "last_down", "all", "lora")
 # way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
 STREAMED = {
     "frozen": (1.0,),
+    "mlp": (1.0, 0.3, 0.1),
+    "mlp_mean": (1.0,),
+    "mlp_mean_anchor": (1.0,),
+    "last_down": (1.0, 0.3),
+    "last_down_mean": (1.0,),
     "all": (1.0, 0.3, 0.1),
     "lora": (1.0, 0.3, 0.1),
     "ewc_weak": (1.0,),
@@ -150,15 +153,13 @@ def read_documents(base: Base, make: Callable[[], Way]) -> Row:
     for domain in READ:
         documents = [base.texts.take("read", domain, READ_TOKENS, i) for i in range(2)]
         ways = [make() for _ in documents]
-        found[domain] = [
-            by_position(way.read(d.ids), d, BUCKETS) for way, d in zip(ways, documents, strict=True)
-        ]
+        found[domain] = [by_position(way.read(d.ids), d, BUCKETS) for way, d in zip(ways, documents, strict=True)]
         found["state_bytes"] = ways[0].state_bytes()
     return found
 
 
 def control(base: Base, make: Callable[[], Way]) -> Row:
-    """Read a document of another domain, or of the same, and score a text frozen: the change against reading nothing."""
+    """Read a document of another domain, or of the same, and score a text frozen, against reading nothing."""
     asked = [base.texts.take("heldout", domain, STREAM_TOKENS) for domain in READ]
     other = [base.texts.take("read", OTHER[domain], READ_TOKENS) for domain in READ]
     same = [base.texts.take("read", domain, READ_TOKENS) for domain in READ]

@@ -28,8 +28,8 @@ from everlearn.evals.ways import Way
 PLACEMENTS = 3
 PROMPT_TOKENS = 64
 # way, and how often each fact stands in the document
-FACT_WAYS = (("frozen", 1), ("all", 1), ("all", 3), ("lora", 1))
-CHANGING = ("frozen", "all", "lora")
+FACT_WAYS = (("frozen", 1), ("mlp", 1), ("mlp", 3), ("last_down", 1), ("all", 1), ("all", 3), ("lora", 1))
+CHANGING = ("frozen", "mlp", "last_down", "all", "lora")
 Row = dict[str, Any]
 
 
@@ -94,4 +94,6 @@ def ask(base: Base, way: Way, known: list[Fact]) -> Tensor:
         for i, fact in enumerate(known)
     ]
     names = [encode(base.tokenizer, f" {fact.name}") for fact in known]
-    return name_scores(lambda question, all_names: continuation_scores(way.logits, question, all_names), questions, names)
+    return name_scores(
+        lambda question, all_names: continuation_scores(way.logits, question, all_names), questions, names
+    )

@@ -158,7 +158,9 @@ def tuning(rates: dict[str, Row]) -> str:
     lines = []
     for way, row in rates.items():
         if RECIPES[way].like is None:
-            tried = ", ".join(f"{t['eta']:.3g}: {100 * (2.718281828 ** t['log_ratio'] - 1):+.1f}" for t in row["trials"])
+            tried = ", ".join(
+                f"{t['eta']:.3g}: {100 * (2.718281828 ** t['log_ratio'] - 1):+.1f}" for t in row["trials"]
+            )
             lines.append([RECIPES[way].name, f"{row['eta']:.3g}", tried])
     return table(["way", "chosen", "rate: change in bits per byte on validation pages, %"], lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,11 +10,16 @@ from typing import Any
 
 from stacking_texts import Texts
 
+from everlearn.convert.level_stacking import stack_levels
 from everlearn.evals.lora import add_low_rank
+from everlearn.evals.stacked_way import StackedWay
 from everlearn.evals.ways import Adam, ClippedDescent, Frozen, Steps, Way, every_weight, fisher, named
 from everlearn.evals.windows import Window
+from everlearn.levels import Level
 
 WINDOW = Window(256, 128)
+# tokens that a stacked model sees while it reads with carried keys and values; the window's targets see 128 to 256
+SIGHT = 256
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 FISHER_TOKENS = 4_097
 MLP = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
@@ -73,6 +79,25 @@ def only(base: Base, eta: float, endings: tuple[str, ...], window: Window = WIND
     return Steps(base.model, window, named(*endings), partial(ClippedDescent, eta=eta))
 
 
+def stacked(
+    base: Base,
+    eta: float,
+    weights: str,
+    *,
+    chunk_size: int = 128,
+    anchor_decay: float = 0.0,
+    mean: bool = False,
+    learn: bool = True,
+) -> Way:
+    """Return levels stacked on the model: one fast level, or one that restarts from its own running mean."""
+    fast = Level("fast", chunk_size, eta=eta, anchor_decay=anchor_decay, reset="document" if mean else None)
+    levels = (fast, Level("slow", mean_of="fast", decay=0.97)) if mean else (fast,)
+    model = stack_levels(
+        copy.deepcopy(base.model), base.tokenizer, weights=weights, levels=levels, chunk_size=chunk_size, window=SIGHT
+    )
+    return StackedWay(model, WINDOW, learn=learn)
+
+
 RECIPES: dict[str, Recipe] = {
     "frozen": Recipe("frozen, window 256", frozen),
     "longer": Recipe("frozen, window 512", partial(frozen, window=Window(512, 128))),
@@ -82,5 +107,20 @@ RECIPES: dict[str, Recipe] = {
     "ewc": Recipe("all weights, EWC 0.1", partial(ewc, strength=0.1), 0.3),
     "replay": Recipe("all weights, replay", partial(all_weights, replay=0.5), like="all"),
     "lora": Recipe("LoRA rank 8, Adam", lora, 0.003),
+    "mlp": Recipe("levels on all MLPs", partial(stacked, weights="mlp"), 0.9),
+    "mlp_32": Recipe("levels on all MLPs, chunk 32", partial(stacked, weights="mlp", chunk_size=32), 0.3),
+    "last_down": Recipe("levels on the last down-projection", partial(stacked, weights="last_down"), 8.1),
+    "mlp_mean": Recipe("all MLPs, slow = mean of fast", partial(stacked, weights="mlp", mean=True), like="mlp"),
+    "mlp_mean_anchor": Recipe(
+        "all MLPs, slow = mean of fast, anchor decay 0.02",
+        partial(stacked, weights="mlp", mean=True, anchor_decay=0.02),
+        like="mlp",
+    ),
+    "last_down_mean": Recipe(
+        "last down-projection, slow = mean of fast",
+        partial(stacked, weights="last_down", mean=True),
+        like="last_down",
+    ),
+    "carried": Recipe("frozen, carried keys and values", partial(stacked, weights="last_down", learn=False)),
     "mlp_again": Recipe("all MLPs, context computed again", partial(only, endings=MLP), like="mlp"),
 }

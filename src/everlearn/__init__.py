@@ -10,7 +10,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = ("continual", "convert", "evals", "layers", "learn", "levels", "memory", "models", "ops", "rules", "store", "train")
+_PARTS = (
+    "continual",
+    "convert",
+    "evals",
+    "layers",
+    "learn",
+    "levels",
+    "memory",
+    "models",
+    "ops",
+    "rules",
+    "store",
+    "train",
+)
 
 _COMPOSED = {"Learner": "learner", "save": "save", "load": "load"}
 
