@@ -17,10 +17,12 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import stacking_figures
 import stacking_tables
 import torch
 from rows import ROOT, SEEDS, Row, row
 from stacking_facts import CHANGING, FACT_WAYS, changing, facts
+from stacking_state import cost, identity
 from stacking_texts import OTHER, READ, READ_TOKENS, STREAM, STREAM_TOKENS, load
 from stacking_ways import FACTORS, RECIPES, WINDOW, Base
 
@@ -33,7 +35,7 @@ BUCKETS = ((0, 512), (512, 1024), (1024, 2048), (2048, 4096), (4096, READ_TOKENS
 # rates are chosen on prose; Python is so far from the stand-in's books that it would decide alone
 TUNE = ("austen", "darwin", "shakespeare")
 HELDOUT = ("austen", "darwin", "shakespeare", "python", "war", "doyle")
-READERS = ("frozen", "carried", "longer", "mlp", "mlp_32", "last_down", "mlp_again", "all", "all_32", "lora")
+READERS = ("frozen", "carried", "longer", "mlp", "all", "lora", "last_down", "mlp_again", "mlp_32", "all_32")
 CONTROLLED = ("mlp", "last_down", "all", "lora")
 # way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
 STREAMED = {
@@ -62,11 +64,13 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = options.seeds or (SEEDS[:1] if options.fast else SEEDS)
     names = [options.model] if options.model else [stand_in_folder(options.data, seed) for seed in seeds]
-    first = tuned(names[0], options.data)
-    runs = [measure(name, options.data, first) for name in names]
-    page = stacking_tables.page(first, runs)
-    (ROOT / "results" / "stacking.md").write_text(page)
-    print(page)
+    rates = Rates(options.model or stand_in_folder(options.data, SEEDS[0]), options.data)
+    runs = [measure(name, options.data, rates) for name in names]
+    page = stacking_tables.page(rates.tables, runs)
+    out = ROOT / "results" / "stacking"
+    files = [*stacking_figures.draw(runs, out), out / "tables.md"]
+    files[-1].write_text(page)
+    print(page, *files, sep="\n")
 
 
 def stand_in_folder(data: Path, seed: int) -> str:
@@ -90,15 +94,21 @@ def label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).exists() else name)
 
 
-def tuned(name: str, data: Path) -> dict[str, Row]:
-    """Return the rate of every way that has one, chosen on validation pages of one base."""
-    base = Lazy(lambda: open_base(name, data))
-    tables = {
-        key: row(f"stacking-{label(name)}-tune-{key}", lambda key=key: tune(base(), key))
-        for key, recipe in RECIPES.items()
-        if recipe.center is not None
-    }
-    return {key: tables[recipe.like or key] for key, recipe in RECIPES.items() if recipe.like or recipe.center}
+class Rates:
+    """The rate of every way, chosen on validation pages of one base when it is first asked for."""
+
+    def __init__(self, name: str, data: Path) -> None:
+        self.name, self.base = name, Lazy(lambda: open_base(name, data))
+        self.tables: dict[str, Row] = {}
+
+    def __getitem__(self, key: str) -> float:
+        """Return the rate of a way; 0 for one that has none."""
+        own = RECIPES[key].like or key
+        if RECIPES[own].center is None:
+            return 0.0
+        if own not in self.tables:
+            self.tables[own] = row(f"stacking-{label(self.name)}-tune-{own}", lambda: tune(self.base(), own))
+        return self.tables[own]["eta"]
 
 
 def tune(base: Base, key: str) -> Row:
@@ -122,13 +132,12 @@ def whole(way: Way, document: Tokens) -> float:
     return by_position(way.read(document.ids), document, [(0, len(document))])[0]
 
 
-def measure(name: str, data: Path, rates: dict[str, Row]) -> Row:
+def measure(name: str, data: Path, rates: Rates) -> Row:
     """Return every row of one base."""
     base, run = Lazy(lambda: open_base(name, data)), f"stacking-{label(name)}"
 
     def make(key: str, factor: float = 1.0) -> Callable[[], Way]:
-        eta = rates[key]["eta"] * factor if key in rates else 0.0
-        return lambda: RECIPES[key].make(base(), eta)
+        return lambda: RECIPES[key].make(base(), rates[key] * factor)
 
     return {
         "name": name,
@@ -144,6 +153,8 @@ def measure(name: str, data: Path, rates: dict[str, Row]) -> Row:
             f"{k} x{n}": row(f"{run}-facts-{k}-{n}", lambda k=k, n=n: facts(base(), make(k), n)) for k, n in FACT_WAYS
         },
         "changing": {k: row(f"{run}-changing-{k}", lambda k=k: changing(base(), make(k))) for k in CHANGING},
+        "identity": row(f"{run}-identity", lambda: identity(base())),
+        "cost": row(f"{run}-cost", lambda: cost(base(), rates)),
     }
 
 
@@ -160,14 +171,11 @@ def read_documents(base: Base, make: Callable[[], Way]) -> Row:
 
 def control(base: Base, make: Callable[[], Way]) -> Row:
     """Read a document of another domain, or of the same, and score a text frozen, against reading nothing."""
-    asked = [base.texts.take("heldout", domain, STREAM_TOKENS) for domain in READ]
+    asked = [base.texts.take("read", domain, READ_TOKENS) for domain in READ]
     other = [base.texts.take("read", OTHER[domain], READ_TOKENS) for domain in READ]
-    same = [base.texts.take("read", domain, READ_TOKENS) for domain in READ]
-    return {
-        "domains": READ,
-        "other": controls(make, other, asked),
-        "same": controls(make, same, asked),
-    }
+    same = [base.texts.take("read", domain, READ_TOKENS, 1) for domain in READ]
+    kinds = {"other": controls(make, other, asked, BUCKETS), "same": controls(make, same, asked, BUCKETS)}
+    return {kind: dict(zip(READ, rows, strict=True)) for kind, rows in kinds.items()}
 
 
 def stream(base: Base, way: Way) -> Row:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from stacking_checks import checks
+from stacking_checks import bits, checks, controlled
 from stacking_texts import READ
 from stacking_ways import RECIPES
 from tables import over
@@ -56,11 +56,6 @@ def way_name(key: str) -> str:
     return RECIPES[way].name + (f", rate x{factor}" if factor not in ("", "1") else "")
 
 
-def whole(run: Row, way: str, domain: str) -> float:
-    """Return the bits per byte of a way over all positions, mean over documents."""
-    return statistics.fmean(document[-1] for document in run["read"][way][domain])
-
-
 def kilobytes(count: float) -> str:
     """Write a number of bytes."""
     return f"{count / 1000:,.1f}"
@@ -71,7 +66,7 @@ def reading(runs: list[Row]) -> str:
     lines = [
         [
             RECIPES[way].name,
-            *(over([whole(run, way, domain) for run in runs]) for domain in READ),
+            *(over([bits(run, way, domain) for run in runs]) for domain in READ),
             kilobytes(runs[0]["read"][way]["state_bytes"]),
         ]
         for way in runs[0]["read"]
@@ -84,7 +79,7 @@ def control(runs: list[Row]) -> str:
     lines = []
     for way in runs[0]["control"]:
         for kind in ("other", "same"):
-            cells = [over([run["control"][way][kind][i] for run in runs], sign="+") for i in range(len(READ))]
+            cells = [over([controlled(run, way, kind, d) for run in runs], sign="+") for d in READ]
             lines.append([f"{RECIPES[way].name}, {kind} domain", *cells])
     return table(["change against reading nothing", *(NAMES[domain] for domain in READ)], lines)
 
@@ -157,7 +152,7 @@ def tuning(rates: dict[str, Row]) -> str:
     """The grid of every way, on validation pages."""
     lines = []
     for way, row in rates.items():
-        if RECIPES[way].like is None:
+        if "trials" in row:
             tried = ", ".join(
                 f"{t['eta']:.3g}: {100 * (2.718281828 ** t['log_ratio'] - 1):+.1f}" for t in row["trials"]
             )

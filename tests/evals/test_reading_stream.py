@@ -63,7 +63,8 @@ def test_documents_are_read_apart():
 
 
 def test_the_control_sees_what_was_read_and_nothing_else():
-    assert controls(Remembers, [text(9, 1), text(9, 1)], [text(9, 2), text(9, 1)]) == [0.0, -0.25]
+    pairs = [text(9, 1), text(9, 1)], [text(9, 2), text(9, 1)]
+    assert controls(Remembers, *pairs, [(0, 9), (4, 9)]) == [[0.5, 0.5], [0.25, 0.25]]
 
 
 @pytest.mark.parametrize("forgetful", [False, True])

@@ -47,22 +47,25 @@ def late(way: Way, text: Tokens) -> float:
     return by_position(way.score(text.ids), text, [(half, len(text))])[0]
 
 
-def controls(make: Make, read: Sequence[Tokens], asked: Sequence[Tokens]) -> list[float]:
-    """Read one document, then score another one frozen: what came of it, minus the model that read nothing.
+def controls(
+    make: Make, read: Sequence[Tokens], asked: Sequence[Tokens], buckets: Sequence[tuple[int, int]]
+) -> list[list[float]]:
+    """Learn from one document, then score another without learning: is a gain more than having learned anything at all?
 
     Args:
         make: gives a fresh way.
         read: the documents that are learned from.
         asked: for each of them the text that is scored.
+        buckets: see `by_position`.
     Returns:
-        change in bits per byte for each pair; above 0 is worse.
+        bits per byte by position of what is asked, one row for each pair.
     """
-    changes = []
+    rows = []
     for document, text in zip(read, asked, strict=True):
-        fresh, taught = make(), make()
-        taught.read(document.ids)
-        changes.append(late(taught, text) - late(fresh, text))
-    return changes
+        way = make()
+        way.read(document.ids)
+        rows.append(by_position(way.score(text.ids), text, buckets))
+    return rows
 
 
 @dataclass(frozen=True)
