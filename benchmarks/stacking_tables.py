@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -152,11 +153,8 @@ def tuning(rates: dict[str, Row]) -> str:
     """The grid of every way, on validation pages."""
     lines = []
     for way, row in rates.items():
-        if "trials" in row:
-            tried = ", ".join(
-                f"{t['eta']:.3g}: {100 * (2.718281828 ** t['log_ratio'] - 1):+.1f}" for t in row["trials"]
-            )
-            lines.append([RECIPES[way].name, f"{row['eta']:.3g}", tried])
+        tried = ", ".join(f"{t['eta']:.3g}: {100 * math.expm1(t['log_ratio']):+.1f}" for t in row["trials"])
+        lines.append([RECIPES[way].name, f"{row['eta']:.3g}", tried])
     return table(["way", "chosen", "rate: change in bits per byte on validation pages, %"], lines)
 
 
