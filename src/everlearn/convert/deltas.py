@@ -55,14 +55,29 @@ class StackedDeltas(LeveledMemory):
             starts[part] = start.to(torch.promote_types(start.dtype, torch.float32)).expand(shape)
         return starts
 
-    def read_levels(self, state: LayerState) -> list[Tensors]:
-        """Return what each level that is read holds, part -> [B, out, in].
+    def starts(self) -> Tensors:
+        """Return the starts that are not zero, part -> [out, in], for a file."""
+        own = {part: self.get_buffer(f"start{i}") for i, part in enumerate(self._shapes)}
+        return {part: start for part, start in own.items() if start.shape == self._shapes[part]}
+
+    def set_starts(self, starts: Mapping[str, Tensor]) -> None:
+        """Take over the starts that `starts` gave."""
+        for i, part in enumerate(self._shapes):
+            if part in starts:
+                self.get_buffer(f"start{i}").copy_(starts[part])
+
+    def held(self, state: LayerState) -> list[Tensors]:
+        """Return what each level that is read holds, part -> [B, out, in]; a frozen level holds its start.
 
         Raises:
             ValueError: the state is not one of this memory.
         """
-        held = self.weights(state)
-        return [{part: held[f"{level.name}.{part}"] for part in self._shapes} for level in self.learning_levels]
+        weights, start = self.weights(state), self.learned_start("")
+        rows = len(next(iter(state.memory.values())))
+        return [
+            {part: weights.get(f"{level.name}.{part}", zero.expand(rows, *zero.shape)) for part, zero in start.items()}
+            for level in self.read_levels
+        ]
 
     def _links(self) -> dict[str, str]:
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -53,12 +53,14 @@ class Matrix:
         block: index of its block; -1 outside the blocks.
         out_features: rows of W in y = W x.
         in_features: columns of W.
+        last: it is the last projection of its block's MLP.
     """
 
     name: str
     block: int
     out_features: int
     in_features: int
+    last: bool = False
 
 
 def find_family(model: nn.Module) -> Family:
@@ -108,7 +110,7 @@ def choose(model: nn.Module, family: Family | None, weights: Weights, layers: La
     if not names or (unknown := [name for name in names if name not in known]):
         what = f"{unknown[0]!r} is no matrix" if names else f"no matrix has a name like {weights!r}"
         raise ValueError(f"{what} of {type(model).__name__}; its matrices are {_examples(known)}; choose among them")
-    return tuple(Matrix(name, _block_of(name, family), *shape_of(known[name])) for name in names)
+    return tuple(_matrix(name, known[name], family) for name in names)
 
 
 def is_matrix(module: nn.Module) -> bool:
@@ -153,6 +155,18 @@ def _family_of(path: str, block: nn.Module) -> Family | None:
     return None
 
 
+def _matrix(name: str, module: nn.Module, family: Family | None) -> Matrix:
+    """Describe one chosen module."""
+    block = _block_of(name, family)
+    last = family is not None and name == _path(family, block, family.down)
+    return Matrix(name, block, *shape_of(module), last=last)
+
+
+def _path(family: Family, block: int, part: str) -> str:
+    """Return the path of a part of a block's MLP."""
+    return ".".join(filter(None, (family.blocks, str(block), family.mlp, part)))
+
+
 def _named(family: Family | None, word: str, indices: Sequence[int]) -> list[str]:
     """Return the module paths that one of the three words names."""
     assert family is not None
@@ -162,7 +176,7 @@ def _named(family: Family | None, word: str, indices: Sequence[int]) -> list[str
         )
     parts = (*family.into, family.down) if word == "mlp" else (family.down,)
     chosen = indices[-1:] if word == "last_down" else indices
-    return [".".join(filter(None, (family.blocks, str(i), family.mlp, part))) for i in chosen for part in parts]
+    return [_path(family, i, part) for i in chosen for part in parts]
 
 
 def _indices(model: nn.Module, family: Family | None, layers: Layers) -> list[int]:
@@ -202,8 +216,3 @@ def _examples(known: dict[str, nn.Module]) -> str:
     """Return a few names of matrices as text."""
     names = list(known)
     return ", ".join([*names[:4], *(["..."] if len(names) > 5 else []), *names[max(4, len(names) - 1) :]])
-
-
-def norms(model: nn.Module, family: Family) -> Iterator[str]:
-    """Yield the names of the norms inside a block, for the forms that need to know what lies around the MLP."""
-    yield from (name for name, _ in blocks_of(model, family)[0].named_children() if "norm" in name or "ln_" in name)

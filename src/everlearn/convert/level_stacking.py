@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from everlearn.convert import adapter
 from everlearn.convert.cache import sight_of
-from everlearn.convert.config import StackConfig
+from everlearn.convert.config import LEVELS, StackConfig
+from everlearn.convert.copies import Copies
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Family, Layers, Matrix, Weights, choose, find_family
 from everlearn.convert.forms import Form, additive
 from everlearn.convert.stacked import StackedModel
 from everlearn.convert.wrapped import StackedLinear, can_merge
 from everlearn.levels import Level
+from everlearn.memory.codec import check_fits
+from everlearn.memory.state import ModelState
 
-LEVELS = StackConfig().levels
 PROBE = 16  # tokens on which the converted model is compared with the original
 
 
@@ -71,7 +75,7 @@ def stack_levels(
     """
     if any(isinstance(module, StackedLinear) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has levels already; call unstack() on the stacked model first")
-    if family is None and (isinstance(weights, str) or layers != "all"):
+    if family is None and (isinstance(weights, str) or layers != "all" or isinstance(form, Copies)):
         family = find_family(model)
     config = StackConfig(
         weights=weights if isinstance(weights, str) else tuple(weights),
@@ -117,6 +121,30 @@ def stack_levels(
             f"with form {form}; it was left as it was; use form=additive, which touches outputs only"
         )
     return stacked
+
+
+def load_adapter(model: nn.Module, folder: Path | str, tokenizer: Any = None) -> tuple[StackedModel, ModelState | None]:
+    """Stack levels on a pretrained model as `StackedModel.save_adapter` saved them.
+
+    Args:
+        model: the base that the adapter was made on; converted in place.
+        folder: what `save_adapter` wrote.
+        tokenizer: that of the model.
+    Returns:
+        model: the stacked model.
+        state: what was saved with it, or None.
+    Raises:
+        ValueError: no whole adapter, another base, or a layer that is not where it was; the model is left as it was.
+    """
+    meta, starts, state = adapter.load(Path(folder))
+    adapter.check_base(model, meta, Path(folder))
+    config = StackConfig.from_dict(meta["config"])
+    stacked = stack_levels(model, tokenizer, **vars(config))
+    stacked.deltas.set_starts(starts)
+    if state is not None:
+        state = state.map(lambda tensor: tensor.to(stacked.device))
+        check_fits(state, stacked.initial_state(state.batch_size), str(folder))
+    return stacked, state
 
 
 def _probe(embedding: Tensor) -> Tensor:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from everlearn.convert import adapter
+from everlearn.convert import text as text_
+from everlearn.convert.adapter import base_hash
 from everlearn.convert.cache import Sight, from_cache, to_cache
 from everlearn.convert.config import StackConfig
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Matrix
 from everlearn.convert.wrapped import Owner, Reading, StackedLinear, active, merged_weight, total
 from everlearn.layers.level_step import Update
+from everlearn.memory.codec import check_fits, digest
 from everlearn.memory.state import ModelState, with_layers
 from everlearn.models.rows import check_tokens, without_padding
 
@@ -56,8 +62,10 @@ class StackedModel(nn.Module):
         super().__init__()
         self.base, self.tokenizer, self.config, self.deltas = base, tokenizer, config, deltas
         self.matrices, self.sight, self.owner = tuple(matrices), sight, Owner()
+        self._hooks = config.form.attach(base, config.family, self.matrices, self.owner)
         self._trainable = [name for name, weight in base.named_parameters() if weight.requires_grad]
         base.requires_grad_(False)
+        self._fingerprint: str | None = None  # the base is frozen, and large
         for matrix in self.matrices:
             base.set_submodule(matrix.name, StackedLinear(base.get_submodule(matrix.name), matrix.name, self.owner))
 
@@ -110,8 +118,8 @@ class StackedModel(nn.Module):
         layer = state.layer(MEMORY)
         if not layer.memory:
             return Reading()
-        levels = self.deltas.read_levels(layer)
-        return replace(self.config.form.reading(self.matrices, levels), merged=self.config.merged)
+        reading = self.config.form.reading(self.matrices, self.deltas.held(layer))
+        return replace(reading, merged=self.config.merged)
 
     def forward(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
@@ -168,6 +176,41 @@ class StackedModel(nn.Module):
         layer, done = self.deltas.tick(state.layer(MEMORY), event, rows)
         return with_layers(state, {MEMORY: layer}), {MEMORY: done} if done else {}
 
+    def encode(self, text: str | bytes) -> Tensor:
+        """Return the tokens of a text, [T] int64; see `text.encode`."""
+        return text_.encode(self.tokenizer, text)
+
+    def decode(self, ids: Tensor) -> str:
+        """Return the text of tokens, [T]."""
+        return text_.decode(self.tokenizer, ids)
+
+    def count_bytes(self, ids: Tensor) -> Tensor:
+        """Return how many bytes each token stands for, [T] int64; see `text.count_bytes`."""
+        return text_.count_bytes(self.tokenizer, ids)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the base and of what else decides results; levels' rates are left out."""
+        if self._fingerprint is None:
+            config = {**self.config.to_dict(), "levels": [level.name for level in self.config.levels], "merged": None}
+            described = json.dumps([base_hash(self.base), config], sort_keys=True)
+            self._fingerprint = digest(self.deltas.starts(), described)
+        return self._fingerprint
+
+    def save_adapter(self, folder: Path | str, state: ModelState | None = None) -> None:
+        """Write what stacking added into a folder, apart from the base, which is named by its hash.
+
+        `load_adapter` reads it. The matrices stand in a file of safetensors, the rest in one of JSON; both are replaced
+        in one step each, and a folder whose files do not belong together is refused.
+
+        Args:
+            folder: made when it is missing.
+            state: what streams have learned, saved with it; None saves the configuration and the starts alone.
+        """
+        self._check_in_place()
+        if state is not None:
+            check_fits(state, self.initial_state(state.batch_size), "the state")
+        adapter.save(Path(folder), self.base, self.config, self.matrices, self.deltas.starts(), state)
+
     def unstack(self, state: ModelState | None = None) -> nn.Module:
         """Give the pretrained model back, as it was or with what one stream has taught merged into its weights.
 
@@ -187,6 +230,8 @@ class StackedModel(nn.Module):
             if matrix.name in merged:
                 wrapper.base.weight.data.copy_(merged[matrix.name])  # type: ignore[operator]
             self.base.set_submodule(matrix.name, wrapper.base)
+        for hook in self._hooks:
+            hook.remove()
         for name, weight in self.base.named_parameters():
             weight.requires_grad_(name in self._trainable)
         return self.base

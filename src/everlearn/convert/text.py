@@ -1,0 +1,80 @@
+"""Text as the tokens of any tokenizer, and how many bytes each token stands for."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # one byte, where a tokenizer of pieces falls back on bytes
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how such a tokenizer writes a space
+
+
+def encode(tokenizer: Any, text: str | bytes) -> Tensor:
+    """Return the tokens of a text, [T] int64, without any that the tokenizer would add.
+
+    Raises:
+        ValueError: no tokenizer, neither text nor bytes, or bytes that are no UTF-8.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"the bytes are no UTF-8 at position {error.start}, and this model's tokenizer reads text; "
+                "decode them with their encoding first"
+            ) from None
+    if not isinstance(text, str):
+        raise ValueError(f"got {type(text).__name__} where a text is needed; give str or bytes")
+    ids = needed(tokenizer)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def decode(tokenizer: Any, ids: Tensor) -> str:
+    """Return the text of tokens, [T]."""
+    return needed(tokenizer).decode(ids.tolist(), skip_special_tokens=True)
+
+
+def count_bytes(tokenizer: Any, ids: Tensor) -> Tensor:
+    """Return how many bytes of UTF-8 text each token stands for, [T] int64; 0 for special tokens.
+
+    The counts of a text's tokens add up to its bytes, also where a token is a part of a character; a tokenizer that
+    puts a space before every text counts that one too.
+    """
+    table = _bytes_of(needed(tokenizer))
+    return table.to(ids.device)[ids]
+
+
+def needed(tokenizer: Any) -> Any:
+    """Return the tokenizer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if tokenizer is None:
+        raise ValueError(
+            "the model was stacked without a tokenizer, so it reads token numbers only; "
+            "give one: stack_levels(model, tokenizer)"
+        )
+    return tokenizer
+
+
+@lru_cache(maxsize=8)
+def _bytes_of(tokenizer: Any) -> Tensor:
+    """Return the bytes of every token, [V]."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special, known = set(tokenizer.all_special_ids), set(tokens)
+    # GPT-2's alphabet writes every byte as one letter, a space as U+0120; pieces write a space as SPACE
+    letters = "\u0120" in known and SPACE not in known
+    sizes = [0 if i in special or token is None else _size(token, letters) for i, token in enumerate(tokens)]
+    return torch.tensor(sizes, dtype=torch.long)
+
+
+def _size(token: str, letters: bool) -> int:
+    """Return the bytes of one token."""
+    if letters:
+        return len(token)
+    return 1 if BYTE.fullmatch(token) else len(token.replace(SPACE, " ").encode())
