@@ -40,12 +40,14 @@ CONTROLLED = ("mlp", "last_down", "all", "lora")
 # way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
 STREAMED = {
     "frozen": (1.0,),
-    "mlp": (1.0, 0.3, 0.1),
+    "all": (1.0, 0.3, 0.1),
     "mlp_mean": (1.0,),
+    "archive": (1.0, 0.3),
+    "mlp": (1.0, 0.3, 0.1),
     "mlp_mean_anchor": (1.0,),
     "last_down": (1.0, 0.3),
     "last_down_mean": (1.0,),
-    "all": (1.0, 0.3, 0.1),
+    "archive_small": (1.0,),
     "lora": (1.0, 0.3, 0.1),
     "ewc_weak": (1.0,),
     "ewc": (1.0,),

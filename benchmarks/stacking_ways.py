@@ -10,7 +10,8 @@ from typing import Any
 
 from stacking_texts import Texts
 
-from everlearn.convert.level_stacking import stack_levels
+from everlearn.convert import StackedModel, stack_levels
+from everlearn.evals.archive_way import ArchiveWay
 from everlearn.evals.lora import add_low_rank
 from everlearn.evals.stacked_way import StackedWay
 from everlearn.evals.ways import Adam, ClippedDescent, Frozen, Steps, Way, every_weight, fisher, named
@@ -90,12 +91,31 @@ def stacked(
     learn: bool = True,
 ) -> Way:
     """Return levels stacked on the model: one fast level, or one that restarts from its own running mean."""
+    return StackedWay(
+        stack(base, eta, weights, chunk_size=chunk_size, anchor_decay=anchor_decay, mean=mean), WINDOW, learn=learn
+    )
+
+
+def archived(base: Base, eta: float, weights: str) -> Way:
+    """Return one fast level whose state is archived with every document, and routing among what is archived."""
+    return ArchiveWay(stack(base, eta, weights), WINDOW)
+
+
+def stack(
+    base: Base,
+    eta: float,
+    weights: str,
+    *,
+    chunk_size: int = 128,
+    anchor_decay: float = 0.0,
+    mean: bool = False,
+) -> StackedModel:
+    """Return a copy of the model with levels."""
     fast = Level("fast", chunk_size, eta=eta, anchor_decay=anchor_decay, reset="document" if mean else None)
     levels = (fast, Level("slow", mean_of="fast", decay=0.97)) if mean else (fast,)
-    model = stack_levels(
+    return stack_levels(
         copy.deepcopy(base.model), base.tokenizer, weights=weights, levels=levels, chunk_size=chunk_size, window=SIGHT
     )
-    return StackedWay(model, WINDOW, learn=learn)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -120,6 +140,10 @@ RECIPES: dict[str, Recipe] = {
         "last down-projection, slow = mean of fast",
         partial(stacked, weights="last_down", mean=True),
         like="last_down",
+    ),
+    "archive": Recipe("all MLPs, archive and route", partial(archived, weights="mlp"), like="mlp"),
+    "archive_small": Recipe(
+        "last down-projection, archive and route", partial(archived, weights="last_down"), like="last_down"
     ),
     "carried": Recipe("frozen, carried keys and values", partial(stacked, weights="last_down", learn=False)),
     "mlp_again": Recipe("all MLPs, context computed again", partial(only, endings=MLP), like="mlp"),
