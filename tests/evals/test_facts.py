@@ -34,7 +34,7 @@ def test_hidden_facts_stand_between_sentences_and_the_text_is_otherwise_whole():
     for fact in facts:
         text = text.replace(f"{fact.sentence} ", "")
     assert text == PROSE
-    with pytest.raises(ValueError, match="60 sentences, but 120 facts"):
+    with pytest.raises(ValueError, match="59 places between sentences, but 120 facts"):
         hide(invent(20), PROSE, times=6)
 
 

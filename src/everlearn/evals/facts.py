@@ -7,6 +7,7 @@ among all names that were read, each against its own mean over the questions.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ LAST = (
 )
 # fmt: on
 
+SENTENCE_END = re.compile(r"[.?!]”?\s+(?=[“A-Z])")
 LogProbabilities = Callable[[Tensor, Sequence[Tensor]], Tensor]
 
 
@@ -82,19 +84,18 @@ def hide(facts: Sequence[Fact], text: str, *, times: int = 1, seed: int = 0) -> 
     Raises:
         ValueError: the text has fewer sentences than there are facts to hide.
     """
-    sentences = text.split(". ")
+    starts = [match.end() for match in SENTENCE_END.finditer(text)]
     dice = random.Random(seed)
     stated = [fact.sentence for fact in facts for _ in range(times)]
     dice.shuffle(stated)
-    if len(sentences) - 1 < len(stated):
+    if len(starts) < len(stated):
         raise ValueError(
-            f"the text has {len(sentences)} sentences, but {len(stated)} facts are to stand between them; "
+            f"the text has {len(starts)} places between sentences, but {len(stated)} facts are to stand there; "
             "give a longer text or fewer facts"
         )
-    places = sorted(dice.sample(range(1, len(sentences)), len(stated)))
-    for place, sentence in zip(reversed(places), reversed(stated), strict=True):
-        sentences[place] = f"{sentence} {sentences[place]}"
-    return ". ".join(sentences)
+    for place, sentence in zip(sorted(dice.sample(starts, len(stated)), reverse=True), stated, strict=True):
+        text = f"{text[:place]}{sentence} {text[place:]}"
+    return text
 
 
 def name_scores(score: LogProbabilities, questions: Sequence[Tensor], names: Sequence[Tensor]) -> Tensor:
