@@ -19,6 +19,7 @@ from pathlib import Path
 
 import stacking_figures
 import stacking_tables
+import tables
 import torch
 from rows import ROOT, SEEDS, Row, row
 from stacking_facts import CHANGING, FACT_WAYS, changing, facts
@@ -29,12 +30,14 @@ from stacking_ways import FACTORS, RECIPES, WINDOW, Base
 from everlearn.evals.reading_stream import by_position, controls, late, run_stream
 from everlearn.evals.tokens import Tokens
 from everlearn.evals.ways import Frozen, Way
+from everlearn.memory.files import atomic_write
 from everlearn.recipes import stand_in
 
 BUCKETS = ((0, 512), (512, 1024), (1024, 2048), (2048, 4096), (4096, READ_TOKENS), (0, READ_TOKENS))
 # rates are chosen on prose; Python is so far from the stand-in's books that it would decide alone
 TUNE = ("austen", "darwin", "shakespeare")
 HELDOUT = ("austen", "darwin", "shakespeare", "python", "war", "doyle")
+PAGE = ROOT / "RESULTS.md"
 READERS = ("frozen", "carried", "longer", "mlp", "all", "lora", "last_down", "mlp_again", "mlp_32", "all_32")
 CONTROLLED = ("mlp", "last_down", "all", "lora")
 # way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
@@ -68,11 +71,21 @@ def main() -> None:
     names = [options.model] if options.model else [stand_in_folder(options.data, seed) for seed in seeds]
     rates = Rates(options.model or stand_in_folder(options.data, SEEDS[0]), options.data)
     runs = [measure(name, options.data, rates) for name in names]
-    page = stacking_tables.page(rates.tables, runs)
-    out = ROOT / "results" / "stacking"
-    files = [*stacking_figures.draw(runs, out), out / "tables.md"]
-    files[-1].write_text(page)
-    print(page, *files, sep="\n")
+    write(stacking_tables.all_tables(rates.tables, runs), runs, in_page=options.model is None)
+
+
+def write(texts: dict[str, str], runs: list[Row], *, in_page: bool) -> None:
+    """Write the tables and figures: beside the rows, and into RESULTS.md where it has their marks."""
+    folder = ROOT / "results" / "stacking"
+    files = [*stacking_figures.draw(runs, folder), folder / "tables.md"]
+    files[-1].write_text("\n".join(f"### {name}\n\n{text}\n" for name, text in texts.items()))
+    page = PAGE.read_text()
+    if in_page and "<!-- begin stacking-" in page:
+        for name, text in texts.items():
+            page = tables.put(page, name, lambda text=text: text)
+        atomic_write(PAGE, page.encode(), private=False)
+        files += [PAGE, *stacking_figures.draw(runs, ROOT / "docs")]
+    print(*(f"wrote {file}" for file in files), sep="\n")
 
 
 def stand_in_folder(data: Path, seed: int) -> str:

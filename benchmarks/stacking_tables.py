@@ -22,19 +22,19 @@ NAMES = {
 }
 
 
-def page(rates: dict[str, Row], runs: list[Row]) -> str:
-    """Return every table as one page of Markdown."""
-    parts = {
-        "What the rows are": about(runs),
-        "Learning while reading": reading(runs),
-        "The control: what another document taught": control(runs),
-        "A stream of domains": stream(runs),
-        "Facts": facts(runs),
-        "Facts that change": changing(runs),
-        "The rates": tuning(rates),
-        "Required and reached": required(runs),
+def all_tables(rates: dict[str, Row], runs: list[Row]) -> dict[str, str]:
+    """Return every table by the name of its marks in RESULTS.md."""
+    return {
+        "stacking-about": about(runs),
+        "stacking-reading": reading(runs),
+        "stacking-control": control(runs),
+        "stacking-stream": stream(runs),
+        "stacking-facts": facts(runs),
+        "stacking-changing": changing(runs),
+        "stacking-rates": tuning(rates),
+        "stacking-cost": cost(runs),
+        "stacking-required": required(runs),
     }
-    return "\n".join(f"### {title}\n\n{text}\n" for title, text in parts.items() if text)
 
 
 def about(runs: list[Row]) -> str:
@@ -147,6 +147,20 @@ def changing(runs: list[Row]) -> str:
         share = over([100 * statistics.fmean(row["newer_first"]) for row in rows], 0)
         lines.append([RECIPES[way].name, share, *cells])
     return table(["way", "newer before older, % (chance 50)", "rank of the newer", "rank of the older"], lines)
+
+
+def cost(runs: list[Row]) -> str:
+    """Processor time of one reader, as ratios to reading with carried keys and values."""
+    names = {
+        "streaming": "reading, carried keys and values",
+        "window": "reading, window 256 computed again for every 128 tokens",
+        "last_down": "learning, last down-projection",
+        "mlp": "learning, all MLPs",
+        "mlp_again": "learning, all MLPs, window computed again",
+    }
+    rows = [run["cost"]["one reader"] for run in runs]
+    lines = [[text, over([row[name] / row["streaming"] for row in rows], 2)] for name, text in names.items()]
+    return table(["one reader, one thread", "x reading"], lines)
 
 
 def tuning(rates: dict[str, Row]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from everlearn.demo.labels import METHODS, READERS
@@ -14,11 +15,15 @@ def write(text: str, rows: dict[str, Any]) -> str:
     """Put every table between its two marks, where the page has them."""
     tables = {"digits": digits, "reading": reading, "keeping": keeping, "cost": cost, "summary": summary}
     for name, table in tables.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        before, found, rest = text.partition(begin)
-        if found:
-            text = f"{before}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}"
+        text = put(text, name, lambda table=table: table(rows))
     return text
+
+
+def put(text: str, name: str, table: Callable[[], str]) -> str:
+    """Put one table between its two marks; a page without them is returned as it is."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, found, rest = text.partition(begin)
+    return f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}" if found else text
 
 
 def stamp(row: Row) -> str:
