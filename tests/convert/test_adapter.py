@@ -200,6 +200,13 @@ class TestUnstack:
             model.unstack(taught(model))
         assert model(tokens())[0].isfinite().all()
 
+    def test_refuses_a_weight_that_another_module_shares(self):
+        model = stacked(tiny(tie_word_embeddings=True), weights=["lm_head"])
+        state = taught(model)
+        with pytest.raises(ValueError, match="'lm_head' shares its weight with 'model.embed_tokens.weight'"):
+            model.unstack(state)
+        stacked(model.unstack())
+
     def test_gives_parameters_their_gradients_back(self):
         plain = tiny()
         plain.model.embed_tokens.weight.requires_grad_(False)

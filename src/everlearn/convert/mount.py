@@ -47,17 +47,24 @@ class Mount:
         """Return the weights of the matrices with what one row reads added, as their modules store them.
 
         Raises:
-            ValueError: a form that is no sum of matrices, or a matrix that is quantised.
+            ValueError: a form that is no sum of matrices, or a matrix that is quantised or shares its weight.
         """
         if not self.form.mergeable:
             raise ValueError(
                 f"form {self.form} adds copies of an MLP, which no single MLP equals; "
                 "keep the model stacked, or drop what was learned with unstack()"
             )
-        return {
-            name: merged_weight(self._wrapper(name).base, total(factors)[0], name)
-            for name, factors in reading.factors.items()
-        }
+        weights = {}
+        for name, factors in reading.factors.items():
+            inner = self._wrapper(name).base
+            weights[name] = merged_weight(inner, total(factors)[0], name)
+            own = [n for n, w in self.base.named_parameters(remove_duplicate=False) if w is inner.weight]
+            if len(own) > 1:
+                raise ValueError(
+                    f"matrix {name!r} shares its weight with {own[0]!r}, which a merge would change too; keep the model "
+                    "stacked, or load the base with tie_word_embeddings=False"
+                )
+        return weights
 
     def remove(self, weights: Mapping[str, Tensor]) -> None:
         """Give every matrix its place back, with new weights where there are any."""
