@@ -25,18 +25,23 @@ _PARTS = (
     "train",
 )
 
-_COMPOSED = {"Learner": "learner", "save": "save", "load": "load"}
+# name -> the module that it comes from, and its name there
+_NAMES = {
+    "Learner": ("compose", "learner"),
+    "save": ("compose", "save"),
+    "load": ("compose", "load"),
+    "stack_levels": ("convert", "stack_levels"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _COMPOSED:
-        return getattr(importlib.import_module("everlearn.compose"), _COMPOSED[name])
+    if name in _NAMES:
+        module, own = _NAMES[name]
+        return getattr(importlib.import_module(f"everlearn.{module}"), own)
     if name in _PARTS:
         return importlib.import_module(f"everlearn.{name}")
-    raise AttributeError(
-        f"module 'everlearn' has no attribute {name!r}; its parts are {', '.join((*_PARTS, *_COMPOSED))}"
-    )
+    raise AttributeError(f"module 'everlearn' has no attribute {name!r}; its parts are {', '.join((*_PARTS, *_NAMES))}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PARTS, *_COMPOSED])
+    return sorted([*globals(), *_PARTS, *_NAMES])

@@ -2,3 +2,4 @@
 
 MARKER, FORMAT = "everlearn.json", 1  # what kind of folder it is, and the number of this layout
 BASE, CONFIG, USERS, CLASSIFIER = "base", "config.json", "users", "classifier.safetensors"
+ADAPTER = "adapter.json"  # beside BASE's other files where the model is one of Hugging Face, which stays where it is

@@ -80,8 +80,8 @@ def test_the_mean_of_three_copies_is_equal_to_rounding_only():
 def test_every_form_learns_and_does_not_depend_on_cuts(word):
     model, ids = stacked(FORMS[word]), tokens(1, C, seed=4).repeat(2, 7)
     whole, expected = read(model, ids, model.initial_state(2), chunk_size=C)
-    first, state = read(model, ids[:, :13], model.initial_state(2), chunk_size=C)
-    second, state = read(model, ids[:, 13:], state, chunk_size=C)
+    _, state = read(model, ids[:, :13], model.initial_state(2), chunk_size=C)
+    _, state = read(model, ids[:, 13:], state, chunk_size=C)
     assert_close(state, expected)
     assert whole.nll[:, -C:].mean() < whole.nll[:, 1:C].mean() - 0.1
 

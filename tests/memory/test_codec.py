@@ -178,3 +178,11 @@ def test_a_state_fits_the_model_that_made_it_and_no_other():
     with pytest.raises(ValueError, match=r"it holds a memory 'blocks.1.mlp/mid.up' that this model lacks"):
         check_fits(changed(name, "mid.up", old), fresh, "it")
     check_fits(changed(name, "fast.up.slot.m", old), fresh, "it")  # what a rule keeps appears with its first step
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bfloat16, torch.float64])
+def test_a_column_of_one_row_has_the_hash_and_the_bytes_of_a_plain_copy(dtype):
+    """Its stride is that of the row it was cut from, though torch calls it contiguous."""
+    column = torch.arange(7).to(dtype)[None][:, -1]
+    assert column.stride() == (7,)
+    assert digest({"a": column}) == digest({"a": torch.tensor([6], dtype=dtype)})

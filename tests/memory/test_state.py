@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from everlearn.memory.state import LayerState, ModelState, concat_rows, take_level, where_rows, with_layers
+from everlearn.memory.state import (
+    LayerState,
+    ModelState,
+    all_finite,
+    concat_rows,
+    take_level,
+    where_rows,
+    with_layers,
+)
 from everlearn.models.text import encode
 from tests.tiny import byte_model, fingerprint
 
@@ -121,3 +129,17 @@ def test_bytes_and_detaching():
     grown = ModelState({"a": {"w": torch.ones(1, requires_grad=True) * 2}}, {}, one.tokens_seen, one.segment_len)
     assert not grown.detach().memory["a"]["w"].requires_grad
     assert grown.memory["a"]["w"].requires_grad
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_number_that_is_not_finite_is_found_wherever_it_stands(value, dtype):
+    tensors = [torch.arange(3), torch.zeros(0), torch.randn(2, 3).to(dtype), torch.full((2,), -1e30, dtype=dtype)]
+    assert all_finite(tensors)
+    tensors[2][1, 1] = value
+    assert not all_finite(tensors)
+
+
+def test_where_rows_takes_a_row_that_stands_for_all():
+    new, old = torch.tensor([[1.0, 2.0]]), torch.zeros(3, 2)
+    assert where_rows(torch.tensor([True, True, True]), new, old).tolist() == [[1.0, 2.0]] * 3

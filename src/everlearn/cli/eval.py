@@ -33,7 +33,7 @@ def run(options: Options) -> int:
     from everlearn.device import describe_device, device
 
     out = Output(options.json)
-    workspace.few_threads()
+    workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     out.finish((_labels if workspace.kind_of(options.state) == "labels" else _text)(options, out))
     return 0
@@ -76,10 +76,7 @@ def _text(options: Options, out: Output) -> dict[str, Any]:
     text = user_text([options.path], smallest=2)
     for line in text.skipped:
         out.say(f"skipped: {line}")
-    learner = workspace.open_reader(options.state, options.device)
-    if not learner.knows(options.user):
-        users = ", ".join(learner.known_users()) or "nobody"
-        raise UserError(f"{options.state} holds no memory of user {options.user!r}; it knows {users}")
+    learner = workspace.open_user(options.state, options.user, options.device)
     rows = [
         {
             "name": d.name,

@@ -56,7 +56,7 @@ def _learn(options: Options) -> None:
     out = Output(options.json)
     if not options.path.exists():
         raise UserError(f"{options.path} does not exist; give a folder of text, a text file or a .jsonl file")
-    workspace.few_threads()
+    workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     labels = options.path.suffix == ".jsonl"
     document = (_learn_labels if labels else _learn_text)(options, out)

@@ -48,7 +48,7 @@ def _read(options: Options) -> None:
     from everlearn.device import describe_device, device
 
     out = Output(options.json)
-    workspace.few_threads()
+    workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
     text = user_text(options.files, smallest=2)
     for line in text.skipped:

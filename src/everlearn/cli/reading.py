@@ -75,37 +75,46 @@ def _read_one(
     learner: Learner, user: str, document: Document, plans: Sequence[Any], out: Output, advance: Advance
 ) -> dict[str, Any]:
     """Read one document from where it stopped to its end; return its row. `plans`: the notes while and after."""
+    from everlearn.learn import Tokens
+
     size, key = len(document.data), _key(document)
+    tokens = learner.whole(document.data)
+    count = len(tokens.ids)
     start = learner.position(user) if _open_key(learner, user) == key else 0
+    before = int(learner.model.count_bytes(tokens.ids[:start]).sum())
     progress_note = learner.notes(user).get("open") or {"document": key, "bits": 0.0, "scored": 0}
     if start:
-        out.say(f"{document.name}: resumed at byte {start:,} of {size:,}")
-    if size <= learner.chunk_size:
+        out.say(f"{document.name}: resumed at byte {before:,} of {size:,}")
+    if count <= learner.chunk_size:
+        unit = "bytes" if count == size else "tokens"
         out.say(
-            f"{document.name}: {size} bytes, less than a chunk of {learner.chunk_size}; nothing would be learned yet"
+            f"{document.name}: {count} {unit}, less than a chunk of {learner.chunk_size}; nothing would be learned yet"
         )
     frozen = learner.score(document.data).bits_per_byte
     done = start
 
     def note(scores: dict[str, Score]) -> dict[str, Any]:
         nonlocal done, progress_note
-        bits = scores[user].bits
+        bits, sizes = scores[user].bits, scores[user].num_bytes
         scored = ~bits.isnan()
         done += len(bits)
         progress_note = {
             "document": key,
             "bits": progress_note["bits"] + float(bits[scored].sum()),
-            "scored": progress_note["scored"] + int(scored.sum()),
+            "scored": progress_note["scored"] + int(scored.sum() if sizes is None else sizes[scored].sum()),
         }
-        if done < size:
+        if done < count:
             return learner.notes(user) | {"open": progress_note, "plan": plans[0]}
         row = {"name": document.name, "bytes": size, "frozen": frozen, "learned": _mean(progress_note)}
         finished = _finished(learner, user) | {key: row}
         return learner.notes(user) | {"open": None, "plan": plans[1], "documents": finished}
 
-    advance(start)
-    for scores in learner.stream({user: document.data[start:]}, note=note):
-        advance(len(scores[user].bits), document.name)
+    advance(before)
+    for scores in learner.stream({user: Tokens(tokens.ids[start:], tokens.skip[start:])}, note=note):
+        sizes = scores[user].num_bytes
+        advance(0 if sizes is None else int(sizes.sum()), document.name)
+        if (event := scores[user].event) is not None:
+            out.say(f"{document.name}: {event}")
     return _finished(learner, user)[key]
 
 
@@ -113,11 +122,14 @@ def _end_interrupted(
     learner: Learner, user: str, documents: Sequence[Document], wanted: Sequence[Document], out: Output
 ) -> None:
     """End a document that was interrupted unless it is the next to be read: nothing else may be added to it."""
+    from everlearn.models import Decoder
+
     key = _open_key(learner, user)
     if key is None or (wanted and key == _key(wanted[0])):
         return
     where = "not the next one here" if key in map(_key, documents) else "not among these"
-    out.say(f"an interrupted document is {where}; it ends at byte {learner.position(user):,}")
+    unit = "byte" if isinstance(learner.model, Decoder) else "token"
+    out.say(f"an interrupted document is {where}; it ends at {unit} {learner.position(user):,}")
     learner.close(user, learner.notes(user) | {"open": None, "plan": None})
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from everlearn.cli.errors import UserError
-from everlearn.layout import BASE, CONFIG, FORMAT, MARKER, USERS
+from everlearn.cli.errors import UserError, command
+from everlearn.layout import ADAPTER, BASE, CONFIG, FORMAT, MARKER, USERS
 
 if TYPE_CHECKING:
     from everlearn.learn import Learner
@@ -86,14 +86,16 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def few_threads() -> None:
-    """Compute on one thread, unless OMP_NUM_THREADS says otherwise.
+def few_threads(folder: Path | None = None) -> None:
+    """Compute on one thread, unless OMP_NUM_THREADS says otherwise or the state in `folder` is of a converted model.
 
     One row of a model this small gains nothing from a second thread, and loses twentyfold when another process needs
     that core (measured: 17 ms per chunk against 340 ms). The number of threads is part of what bit-identity asks for.
     """
     import torch
 
+    if folder is not None and (folder / BASE / ADAPTER).is_file():
+        return
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
@@ -107,7 +109,8 @@ def writing_reader(
     Args:
         folder: of the state; made when it is missing.
         user: whose memory will learn.
-        base: folder of a model to begin with; None takes the state's own, or trains one.
+        base: folder of a model to begin with, or where the base of a converted model is now; None takes the state's
+            own, or trains one.
         device: a word of `everlearn.device.device`.
         seed: of a base that has to be trained.
         quick: train such a base in a sixth of the steps.
@@ -120,6 +123,13 @@ def writing_reader(
 
     user_name(user)
     check_seed(seed)
+    if (folder / BASE / ADAPTER).is_file():
+        prepare(folder, "text")
+        with sole_writer(folder):
+            yield open_reader(folder, device, base)
+        return
+    if base is not None and is_pretrained(base):
+        raise UserError(f"{base} is a Hugging Face model; convert it first: {command('convert', base, folder)}")
     given: tuple[Decoder, dict[str, Any]] | None = load_model(base) if base is not None else None
     prepare(folder, "text")
     with sole_writer(folder):
@@ -136,26 +146,57 @@ def writing_reader(
         yield open_reader(folder, device)
 
 
-def open_reader(folder: Path, device: str) -> Learner:
+def open_reader(folder: Path, device: str, base: Path | None = None) -> Learner:
     """Return the learner whose memories are in a state folder.
 
     Args:
         folder: of the state.
         device: a word of `everlearn.device.device`.
+        base: where the base of a converted model is now; None looks where it was.
     Raises:
         UserError: no model there.
     """
     import torch
+    from torch import nn
 
     import everlearn
+    from everlearn.compose import load_text_model
     from everlearn.device import device as find_device
-    from everlearn.models import load_model
 
-    if not (folder / BASE / CONFIG).exists():
+    if not any((folder / BASE / name).exists() for name in (CONFIG, ADAPTER)):
         raise UserError(f"{folder} holds no model; make one: everlearn learn PATH --state {folder}")
     with torch.no_grad():
-        model = load_model(folder / BASE)[0].to(find_device(device)[0])
+        model = load_text_model(folder / BASE, base)
+        if isinstance(model, nn.Module):
+            model.to(find_device(device)[0])
     return everlearn.Learner(model, folder / USERS)
+
+
+def open_user(folder: Path, user: str | None, device: str, base: Path | None = None) -> Learner:
+    """Return the learner of a state folder of text, for a verb that only reads.
+
+    Args:
+        folder: of the state.
+        user: who must have a memory there; None asks for nobody.
+        device, base: see `open_reader`.
+    Raises:
+        UserError: the folder holds labels, no model, or no memory of that user.
+    """
+    if kind_of(folder) != "text":
+        raise UserError(f"{folder} holds a classifier, which reads no text; give the --state of a memory of text")
+    learner = open_reader(folder, device, base)
+    if user is not None and not learner.knows(user):
+        users = ", ".join(learner.known_users()) or "nobody"
+        raise UserError(f"{folder} holds no memory of user {user!r}; it knows {users}")
+    return learner
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Tell whether a folder holds a model that Hugging Face saved."""
+    try:
+        return "model_type" in json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def check_seed(seed: int) -> None:

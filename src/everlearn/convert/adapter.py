@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from everlearn.convert.config import StackConfig
 from everlearn.convert.families import Matrix, is_matrix, shape_of
-from everlearn.memory.codec import from_tensors, load_tensors, save_tensors, to_tensors
+from everlearn.memory.codec import from_tensors, load_tensors, raw_bytes, save_tensors, to_tensors
 from everlearn.memory.files import atomic_write
 from everlearn.memory.state import ModelState
 
@@ -32,7 +31,8 @@ def base_hash(model: nn.Module) -> str:
         sha.update(name.encode())
         for tensor in _tensors_in(value):
             sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            sha.update(_bytes(tensor))
+            # a quantised tensor by the numbers that it stands for
+            sha.update(raw_bytes(tensor.dequantize() if tensor.is_quantized else tensor))
     return sha.hexdigest()
 
 
@@ -125,9 +125,3 @@ def _tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, tuple | list):
         return [tensor for item in value for tensor in _tensors_in(item)]
     return []
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """Return the content of a tensor; a quantised one by the numbers that it stands for."""
-    plain = tensor.dequantize() if tensor.is_quantized else tensor
-    return plain.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -145,14 +145,12 @@ def from_cache(cache: DynamicCache, slots: Tensor, keep: Tensor) -> Tensors:
     layers: Sequence[Any] = cache.layers
     for i, layer in enumerate(layers):
         stored |= {f"k.{i}": layer.keys.transpose(1, 2), f"v.{i}": layer.values.transpose(1, 2)}
-    if bool(keep.all()):
-        return {**stored, "slots": slots}
     size = max(int(keep.sum(1).amax()), 1)
+    if bool(keep[:, -size:].all()):
+        return {name: t[:, -size:] for name, t in stored.items()} | {"slots": slots[:, -size:]}
     order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :size]
     kept = keep.gather(1, order)
-    stored = {
-        # what is empty is zero, so that the bits of a row do not depend on another row's length
-        name: t.take_along_dim(order[:, :, None, None], 1) * kept[:, :, None, None]
-        for name, t in stored.items()
-    }
+    rows = torch.arange(len(order), device=order.device)[:, None]
+    # what is empty is zero, so that the bits of a row do not depend on another row's length
+    stored = {name: t[rows, order] * kept[:, :, None, None] for name, t in stored.items()}
     return {**stored, "slots": slots.gather(1, order) * kept}

@@ -49,22 +49,22 @@ class StackedDeltas(LeveledMemory):
     def learned_start(self, level: str) -> Mapping[str, Tensor]:
         """Return what every level starts from; zeros take no room."""
         starts = {}
-        for i, (part, shape) in enumerate(self._shapes.items()):
-            start = self.get_buffer(f"start{i}")
+        for (part, shape), start in zip(self._shapes.items(), self.buffers(recurse=False), strict=True):
             # a model that is cast to bfloat16 keeps deltas that small steps can move
-            starts[part] = start.to(torch.promote_types(start.dtype, torch.float32)).expand(shape)
+            wide = start if start.dtype in (torch.float32, torch.float64) else start.float()
+            starts[part] = wide.expand(shape)
         return starts
 
     def starts(self) -> Tensors:
         """Return the starts that are not zero, part -> [out, in], for a file."""
-        own = {part: self.get_buffer(f"start{i}") for i, part in enumerate(self._shapes)}
+        own = dict(zip(self._shapes, self.buffers(recurse=False), strict=True))
         return {part: start for part, start in own.items() if start.shape == self._shapes[part]}
 
     def set_starts(self, starts: Mapping[str, Tensor]) -> None:
         """Take over the starts that `starts` gave."""
-        for i, part in enumerate(self._shapes):
+        for part, start in zip(self._shapes, self.buffers(recurse=False), strict=True):
             if part in starts:
-                self.get_buffer(f"start{i}").copy_(starts[part])
+                start.copy_(starts[part])
 
     def held(self, state: LayerState) -> list[Tensors]:
         """Return what each level that is read holds, part -> [B, out, in]; a frozen level holds its start.

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from everlearn.convert import adapter
 from everlearn.convert.cache import sight_of
+from everlearn.convert.checks import check_gradients, check_merged, check_output, check_same
 from everlearn.convert.config import LEVELS, StackConfig
 from everlearn.convert.copies import Copies
 from everlearn.convert.deltas import StackedDeltas
-from everlearn.convert.families import Family, Layers, Matrix, Weights, choose, find_family
+from everlearn.convert.families import Family, Layers, Weights, choose, find_family
 from everlearn.convert.forms import Form, additive
 from everlearn.convert.stacked import StackedModel
-from everlearn.convert.wrapped import StackedLinear, can_merge
+from everlearn.convert.wrapped import StackedLinear
 from everlearn.levels import Level
 from everlearn.memory.codec import check_fits
 from everlearn.memory.state import ModelState
@@ -91,8 +92,9 @@ def stack_levels(
     matrices = choose(model, family, weights, layers)
     model.eval()
     sight = sight_of(model, window)
+    check_gradients(model, matrices)
     if merged:
-        _check_merged(model, matrices)
+        check_merged(model, matrices)
     embedding = model.get_input_embeddings().weight  # type: ignore[operator]
     deltas = StackedDeltas(
         matrices,
@@ -105,20 +107,15 @@ def stack_levels(
     )
     probe = _probe(embedding) if probe is None else probe
     with torch.no_grad():
-        before = model(input_ids=probe).logits
-    if not bool(torch.isfinite(before).all()):
-        raise ValueError(
-            f"{type(model).__name__} gives logits that are not finite before anything was changed; "
-            "load its weights again, or give another probe"
-        )
+        before = check_output(model, model(input_ids=probe, use_cache=True))
     stacked = StackedModel(model, tokenizer, config, matrices, deltas, sight)
     with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):
-        after = model(input_ids=probe).logits
-    if not _same(before, after, form.exact(len(config.levels))):
+        after = model(input_ids=probe, use_cache=True).logits
+    if wrong := check_same(before, after, exact=form.exact(len(config.levels))):
         stacked.unstack()
         raise ValueError(
-            f"the logits of {type(model).__name__} would change by up to {float((before - after).abs().max()):.1e} "
-            f"with form {form}; it was left as it was; use form=additive, which touches outputs only"
+            f"the logits of {type(model).__name__} {wrong} with form {form}, and must not change; it was left as it "
+            "was; use form=additive, which touches outputs only"
         )
     return stacked
 
@@ -151,20 +148,3 @@ def _probe(embedding: Tensor) -> Tensor:
     """Return tokens that depend on the size of the vocabulary alone, [1, PROBE]."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(len(embedding), (1, PROBE), generator=generator).to(embedding.device)
-
-
-def _same(before: Tensor, after: Tensor, exact: bool) -> bool:
-    """Tell whether logits are equal, bit for bit or to the rounding of a mean of copies."""
-    if exact:
-        return torch.equal(before, after)
-    return bool((before - after).abs().max() <= 1e-4 * before.abs().max())
-
-
-def _check_merged(model: nn.Module, matrices: Sequence[Matrix]) -> None:
-    """Refuse matrices whose weights are not at hand."""
-    for matrix in matrices:
-        if not can_merge(module := model.get_submodule(matrix.name)):
-            raise ValueError(
-                f"merged=True needs plain matrices, but {matrix.name!r} is a {type(module).__name__}; "
-                "leave merged=False"
-            )

@@ -19,7 +19,9 @@ from everlearn.convert.cache import Sight, from_cache, to_cache
 from everlearn.convert.config import StackConfig
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Matrix
-from everlearn.convert.wrapped import Owner, Reading, StackedLinear, active, merged_weight, total
+from everlearn.convert.generation import generation_inputs
+from everlearn.convert.mount import Mount
+from everlearn.convert.wrapped import Reading, active
 from everlearn.layers.level_step import Update
 from everlearn.memory.codec import check_fits, digest
 from everlearn.memory.state import ModelState, with_layers
@@ -61,13 +63,9 @@ class StackedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.base, self.tokenizer, self.config, self.deltas = base, tokenizer, config, deltas
-        self.matrices, self.sight, self.owner = tuple(matrices), sight, Owner()
-        self._hooks = config.form.attach(base, config.family, self.matrices, self.owner)
-        self._trainable = [name for name, weight in base.named_parameters() if weight.requires_grad]
-        base.requires_grad_(False)
+        self.matrices, self.sight = tuple(matrices), sight
+        self._mount = Mount(base, matrices, config.form, config.family)
         self._fingerprint: str | None = None  # the base is frozen, and large
-        for matrix in self.matrices:
-            base.set_submodule(matrix.name, StackedLinear(base.get_submodule(matrix.name), matrix.name, self.owner))
 
     @property
     def chunk_size(self) -> int:
@@ -83,6 +81,16 @@ class StackedModel(nn.Module):
     def vocab_size(self) -> int:
         """Return how many tokens the model knows."""
         return self._embedding().num_embeddings
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Return the tokens that the tokenizer puts before every text."""
+        return text_.start_ids(self.tokenizer)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Return the tokens after which nothing more is generated."""
+        return text_.stop_ids(self.tokenizer, self.base)
 
     def memories(self) -> dict[str, StackedDeltas]:
         """Return the memory that learns from the task's gradient."""
@@ -104,8 +112,8 @@ class StackedModel(nn.Module):
         Raises:
             ValueError: a state of another model, or a model that was unstacked or changed since it was stacked.
         """
-        self._check_in_place()
-        with active(self.owner, self.reading(state)):
+        self._mount.check()
+        with active(self._mount.owner, self.reading(state)):
             yield
 
     def reading(self, state: ModelState) -> Reading:
@@ -150,6 +158,35 @@ class StackedModel(nn.Module):
             if mask is None or bool(mask.all()):
                 return self._read(ids, state, None)
             return without_padding(self._read, ids, state, mask)
+
+    def generate(
+        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """Continue prompts by the model's own `generate`; nothing is learned, and no state changes.
+
+        What a state has read in its open segment stands before the prompt. `generate` makes its own masks: new tokens
+        are seen beyond `window`, and a model with sliding layers counts the empty places of a shorter row as tokens.
+        Where that matters, call the model token by token.
+
+        Args:
+            ids: [B, T].
+            state: what the streams have learned and read; None uses the pretrained model.
+            mask: [B, T] bool, padding on the left only.
+            options: passed on, such as max_new_tokens, do_sample, num_beams, streamer.
+        Returns:
+            [B, T + new], or more rows when several sequences are asked for.
+        Raises:
+            ValueError: see `forward`; no prompt, or more positions than the model has learned.
+        """
+        check_tokens(ids, mask, state)
+        state = state or self.initial_state(len(ids))
+        base: Any = self.base
+        with self.using(state), torch.no_grad():
+            context = state.layer(CACHE).context
+            inputs = generation_inputs(
+                self.sight, context, state.segment_len, ids, mask, base.generation_config, options
+            )
+            return base.generate(**inputs)
 
     def tick(
         self, state: ModelState, event: str, rows: Tensor | None = None
@@ -206,7 +243,7 @@ class StackedModel(nn.Module):
             folder: made when it is missing.
             state: what streams have learned, saved with it; None saves the configuration and the starts alone.
         """
-        self._check_in_place()
+        self._mount.check()
         if state is not None:
             check_fits(state, self.initial_state(state.batch_size), "the state")
         adapter.save(Path(folder), self.base, self.config, self.matrices, self.deltas.starts(), state)
@@ -222,37 +259,13 @@ class StackedModel(nn.Module):
             ValueError: several rows, a form that is no sum of matrices, or a matrix that is quantised; nothing was
                 changed.
         """
-        self._check_in_place()
-        merged = {} if state is None else self._merged_weights(state)
-        for matrix in self.matrices:
-            wrapper = self.base.get_submodule(matrix.name)
-            assert isinstance(wrapper, StackedLinear)
-            if matrix.name in merged:
-                wrapper.base.weight.data.copy_(merged[matrix.name])  # type: ignore[operator]
-            self.base.set_submodule(matrix.name, wrapper.base)
-        for hook in self._hooks:
-            hook.remove()
-        for name, weight in self.base.named_parameters():
-            weight.requires_grad_(name in self._trainable)
-        return self.base
-
-    def _merged_weights(self, state: ModelState) -> dict[str, Tensor]:
-        """Return the weights of the chosen matrices with one row's deltas added, as their modules store them."""
-        if state.batch_size != 1:
+        self._mount.check()
+        if state is not None and state.batch_size != 1:
             raise ValueError(
                 f"the state has {state.batch_size} rows, and weights can take one; pick it with state.rows([0])"
             )
-        if not self.config.form.mergeable:
-            raise ValueError(
-                f"form {self.config.form} adds copies of an MLP, which no single MLP equals; "
-                "keep the model stacked, or drop what was learned with unstack()"
-            )
-        reading, weights = self.reading(state), {}
-        for name, factors in reading.factors.items():
-            wrapper = self.base.get_submodule(name)
-            assert isinstance(wrapper, StackedLinear)
-            weights[name] = merged_weight(wrapper.base, total(factors)[0], name)
-        return weights
+        self._mount.remove({} if state is None else self._mount.merged(self.reading(state)))
+        return self.base
 
     def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
         """Run the model over left-aligned rows, with the keys and values of the state before them."""
@@ -281,18 +294,6 @@ class StackedModel(nn.Module):
             segment_len=count,
         )
         return logits, state
-
-    def _check_in_place(self) -> None:
-        """Refuse a model whose wrapped matrices are gone: it would read as if it had learned nothing."""
-        for matrix in self.matrices:
-            module: Any = self.base
-            for part in matrix.name.split("."):
-                module = module._modules.get(part, module) if isinstance(module, nn.Module) else module
-            if not isinstance(module, StackedLinear) or module.owner is not self.owner:
-                raise ValueError(
-                    f"{matrix.name!r} is no longer the matrix that levels were stacked on (the model was unstacked, or "
-                    "the module replaced); call stack_levels again"
-                )
 
     def _embedding(self) -> nn.Embedding:
         """Return the model's table of tokens."""

@@ -39,13 +39,27 @@ def decode(tokenizer: Any, ids: Tensor) -> str:
 
 
 def count_bytes(tokenizer: Any, ids: Tensor) -> Tensor:
-    """Return how many bytes of UTF-8 text each token stands for, [T] int64; 0 for special tokens.
+    """Return how many bytes of UTF-8 text each token stands for, [T] int64; 0 for special and unknown ones.
 
     The counts of a text's tokens add up to its bytes, also where a token is a part of a character; a tokenizer that
     puts a space before every text counts that one too.
     """
-    table = _bytes_of(needed(tokenizer))
-    return table.to(ids.device)[ids]
+    table = _bytes_of(needed(tokenizer)).to(ids.device)
+    return torch.where(ids < len(table), table[ids.clamp(max=len(table) - 1)], 0)
+
+
+def start_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that this tokenizer puts before every text, such as a begin-of-text token."""
+    whole, bare = (needed(tokenizer)("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    return tuple(whole[: whole.index(bare[0])])
+
+
+def stop_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """Return the tokens that end a text: what the model says of its generation, and the tokenizer's own."""
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = [ends] if ends is None or isinstance(ends, int) else list(ends)
+    own = None if tokenizer is None else tokenizer.eos_token_id
+    return tuple(sorted({end for end in [*ends, own] if end is not None}))
 
 
 def needed(tokenizer: Any) -> Any:

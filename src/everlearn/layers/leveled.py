@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -199,6 +201,41 @@ class LeveledMemory(nn.Module, ABC):
                 every = torch.ones(len(one), dtype=torch.bool, device=one.device)
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
+
+    def shrink(self, state: LayerState, share: float) -> LayerState:
+        """Pull what every level has learned toward its learned start, running means too.
+
+        Args:
+            state: what the streams have taught.
+            share: of the distance that is kept, in [0, 1]; 0 is the learned start.
+        """
+        self._check(state)
+        memory = dict(state.memory)
+        for level in self.learning_levels:
+            for part, start in self._start(level.name, {}).items():
+                memory[f"{level.name}.{part}"] = torch.lerp(
+                    start.expand_as(state.memory[f"{level.name}.{part}"]), state.memory[f"{level.name}.{part}"], share
+                )
+        return replace(state, memory=memory)
+
+    def with_levels(self, levels: Sequence[Level]) -> Self:
+        """Return this memory with other periods and step sizes; parameters are shared, and states fit both.
+
+        Args:
+            levels: as many as it has, with the same names and means in the same order.
+        Raises:
+            ValueError: other names or means.
+        """
+        if [(lv.name, lv.mean_of) for lv in levels] != [(lv.name, lv.mean_of) for lv in self.levels]:
+            raise ValueError(
+                f"levels {[level.name for level in levels]} do not fit this memory, whose levels are "
+                f"{[level.name for level in self.levels]}; keep the names, their order and their means"
+            )
+        other = copy.copy(self)
+        other.levels = check_levels(levels, self.chunk_size)
+        other._slower = other._links()
+        other._means = {level.mean_of: level for level in other.levels if level.mean_of is not None}
+        return other
 
     def _step(self, level: Level, memory: Tensors, due: Tensor) -> Tensor:
         """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""

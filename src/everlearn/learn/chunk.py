@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everlearn.layers.level_step import Update
 from everlearn.layers.leveled import LeveledMemory
-from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.memory.state import LayerState, ModelState, all_finite, with_layers
 from everlearn.models.rows import check_tokens
 
 Updates = dict[str, dict[str, Update]]
@@ -49,7 +49,13 @@ class NotFiniteError(ValueError):
 
 
 def learn_chunk(
-    model: LearningModel, ids: Tensor, state: ModelState, mask: Tensor | None = None, *, differentiable: bool = False
+    model: LearningModel,
+    ids: Tensor,
+    state: ModelState,
+    mask: Tensor | None = None,
+    *,
+    skip: Tensor | None = None,
+    differentiable: bool = False,
 ) -> tuple[ChunkReport, ModelState]:
     """Score one chunk, take one gradient per row, and let the levels that are due step.  [NL eq. 71]
 
@@ -61,6 +67,8 @@ def learn_chunk(
         ids: [B, n + 1]; inputs are all but the last, targets all but the first.
         state: before the first input.
         mask: [B, n + 1] bool, right padding only; a row with fewer than two real tokens learns nothing.
+        skip: [B, n + 1] bool, True for tokens that are context alone: scored, but not learned from as targets. They
+            do not count for a level's period either. None means that every token is learned from.
         differentiable: keep the graph, so that an outer loss can train through the writes (first order: the inner
             gradient itself is taken as given).
     Returns:
@@ -71,11 +79,13 @@ def learn_chunk(
         NotFiniteError: the loss, a gradient, or what would have been learned is NaN or infinite.
     """
     check_tokens(ids, mask, state)
+    check_skip(ids, skip)
     if mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
         raise ValueError("mask has padding before a real token; move real tokens to the left, or use learn.read")
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
     has_target = real[:, 1:]
-    count = has_target.sum(1)
+    wanted = has_target if skip is None else has_target & ~skip[:, 1:]
+    count = wanted.sum(1)
     start = state if differentiable else state.detach()
     with torch.enable_grad():
         memories = model.memories()
@@ -83,7 +93,7 @@ def learn_chunk(
         logits, after = model(ids[:, :-1], with_layers(start, tracked), has_target)
         nll = token_nll(logits, ids[:, 1:]) * has_target
         weights = {name: list(cms.weights(tracked[name]).values()) for name, cms in memories.items()}
-        grads = iter(_gradients(nll, count, [w for own in weights.values() for w in own], differentiable))
+        grads = iter(_gradients(nll * wanted, count, [w for own in weights.values() for w in own], differentiable))
     if not differentiable:
         nll, after = nll.detach(), after.detach()
     written: dict[str, LayerState] = {}
@@ -100,6 +110,15 @@ def learn_chunk(
     return ChunkReport(nll, updates), after
 
 
+def check_skip(ids: Tensor, skip: Tensor | None) -> None:
+    """Refuse a `skip` that is not one truth value for each token."""
+    if skip is not None and (skip.dtype != torch.bool or skip.shape != ids.shape):
+        raise ValueError(
+            f"skip is {skip.dtype} of shape {tuple(skip.shape)}, but must be bool of shape {tuple(ids.shape)}; "
+            "pass True where a token is context alone"
+        )
+
+
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the negative log-likelihood of each target in nats, [B, T], computed in at least float32."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -110,7 +129,7 @@ def _gradients(nll: Tensor, count: Tensor, weights: list[Tensor], differentiable
     """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
     loss = (nll.sum(1) / count.clamp_min(1)).sum()
     grads = torch.autograd.grad(loss, weights, retain_graph=differentiable) if weights else ()
-    if not bool(torch.isfinite(loss)) or not all(bool(torch.isfinite(g).all()) for g in grads):
+    if not all_finite((loss, *grads)):
         raise NotFiniteError(
             f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "
             "look for NaN in the model's weights, or lower eta"

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from everlearn.learn.guard import Guard, GuardEvent
+from everlearn.learn.score import Score, join
+from everlearn.learn.spans import ROLES, Rows, Text, Tokens, tokens_of
 from everlearn.learn.store_protocol import Notes, Store
 from everlearn.learn.stream import End, check_end, read
 from everlearn.memory.codec import check_fits
 from everlearn.memory.state import ModelState, concat_rows, take_level
 from everlearn.memory.users import user_name
-from everlearn.models.decoder import Decoder
-from everlearn.models.text import decode, encode
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a text was predicted.
-
-    Args:
-        bits: cost of each token in bits, [T]; NaN for the first of a segment, which nothing predicts.
-        steps: level name -> how often it stepped while the text was read; empty for a mere score.
-    """
-
-    bits: Tensor
-    steps: dict[str, int]
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Return the mean over all predicted tokens (bytes, for a byte model); NaN when there are none."""
-        return float(self.bits.nanmean())
+from everlearn.models.protocol import TextModel
 
 
 class Learner:
     """Read, score and generate with a memory for each user.
 
-    `read` learns; `score` and `generate` never do. A text is scored byte by byte before anything is learned from it.
+    `read` learns; `score` and `generate` never do. A text is scored token by token before anything is learned from it.
 
     Args:
-        model: a byte-level decoder with a Continuum Memory System (without one, reading changes nothing).
+        model: a decoder of bytes, or a stacked model with its tokenizer; without levels, reading changes nothing.
         store: where memories outlive the process; None keeps them in this object only.
+        guard: asked at the end of every document whether what was learned may stay, such as `learn.ProbeGuard`; None
+            keeps it always.
     Raises:
-        ValueError: a model whose vocabulary cannot hold every byte.
+        ValueError: a model that cannot encode a text.
     Example:
         >>> from everlearn.models import Decoder, preset
         >>> from everlearn.levels import Level
@@ -57,14 +42,12 @@ class Learner:
         {'fast': 4}
     """
 
-    def __init__(self, model: Decoder, store: Store | None = None) -> None:
-        if model.config.vocab_size < 256:
-            raise ValueError(
-                f"the model's vocab_size is {model.config.vocab_size}, but a text is read as bytes; build it with 256"
-            )
-        self.model, self.store = model.eval(), store
-        self.chunk_size = model.config.chunk_size
-        self.device = model.embedding.weight.device
+    def __init__(self, model: TextModel, store: Store | None = None, *, guard: Guard | None = None) -> None:
+        # a model that has no alphabet says so now, and not when the first text comes
+        model.encode("a")
+        model.eval()
+        self.model, self.store, self.guard = model, store, guard
+        self.chunk_size, self.device = model.chunk_size, model.device
         with torch.no_grad():
             self._fresh = model.initial_state(1).detach()
         self._states: dict[str, ModelState] = {}
@@ -90,6 +73,25 @@ class Learner:
         """Return the JSON notes that the last commit of this user carried."""
         return self._notes.get(self._load(user), {})
 
+    def whole(self, text: Text) -> Tokens:
+        """Return the tokens of a text with those that open it; of these, `position` tells which were read.
+
+        Raises:
+            ValueError: an empty text.
+        """
+        tokens, opening = self._tokens(text, None), self._opening(None, text)
+        return Tokens(torch.cat([opening, tokens.ids]), torch.cat([torch.zeros_like(opening).bool(), tokens.skip]))
+
+    def forget(self, user: str) -> bool:
+        """Remove a user's memory and notes, here and in the store; tell whether there was one.
+
+        What was exported, or copied by other means, is not reached.
+        """
+        name = user_name(user)
+        known = [self._states.pop(name, None) is not None, bool(self.store and self.store.forget(name))]
+        self._notes.pop(name, None)
+        return any(known)
+
     def position(self, user: str) -> int:
         """Return how many tokens of the open segment have been read, the unfinished chunk included."""
         state = self.state(user)
@@ -108,7 +110,7 @@ class Learner:
         state = snapshot if level is None else take_level(self.state(user), snapshot, level)
         self._commit({user: state}, None)
 
-    def score(self, text: str | bytes, user: str | None = None) -> Score:
+    def score(self, text: Text, user: str | None = None) -> Score:
         """Tell how well a text is predicted as what comes next; nothing is learned.
 
         Args:
@@ -118,19 +120,30 @@ class Learner:
             ValueError: an empty text.
         """
         state = self._fresh if user is None else self.state(user)
-        report, _ = read(self.model, self._tokens(text, user)[None], state, chunk_size=self.chunk_size, learn=False)
-        return Score(report.nll[0].cpu() / math.log(2), {})
+        ids, opening = self._tokens(text, user).ids, self._opening(user, text)
+        report, _ = read(self.model, torch.cat([opening, ids])[None], state, chunk_size=self.chunk_size, learn=False)
+        return Score(report.nll[0, len(opening) :].cpu() / math.log(2), {}, self.model.count_bytes(ids).cpu())
 
     def read(
-        self, text: str | bytes | Mapping[str, str | bytes], user: str | None = None, *, end: End = "flush"
+        self,
+        text: Text | Mapping[str, Text],
+        user: str | None = None,
+        *,
+        end: End = "flush",
+        learn_from: Collection[str] = ROLES,
+        event: str = "document",
     ) -> Any:
         """Read a text and learn from it, chunk by chunk; each chunk is committed before the next is read.
 
         Args:
-            text: a text for `user`, or one for each of several users, who are read in one batch and never mix.
+            text: a text for `user`, or one for each of several users, who are read in one batch and never mix. A
+                conversation is a list of (role, text).
             user: whose memory learns; left out when `text` names the users.
             end: "flush" ends the document and learns from its last, unfinished chunk; "drop" ends it without;
                 "open" waits for more.
+            learn_from: roles whose words are learned from; plain text is a "document". All others are context: they
+                are scored, and give no gradient. What the model itself wrote is left out unless it is named.
+            event: what the end of the text is, for levels that step or restart then, such as "turn".
         Returns:
             `Score`, or user -> `Score` when several users were read.
         Raises:
@@ -139,15 +152,17 @@ class Learner:
         if isinstance(text, Mapping) == (user is not None):
             raise ValueError("give read(text, user=NAME) for one user, or read({name: text, ...}) for several")
         texts = dict(text) if isinstance(text, Mapping) else {user or "": text}
-        pieces = list(self.stream(texts, end=end))
-        scores = {name: _join([piece[name] for piece in pieces]) for name in texts}
+        pieces = list(self.stream(texts, end=end, learn_from=learn_from, event=event))
+        scores = {name: join([piece[name] for piece in pieces]) for name in texts}
         return scores if isinstance(text, Mapping) else scores[user or ""]
 
     def stream(
         self,
-        texts: Mapping[str, str | bytes],
+        texts: Mapping[str, Text],
         *,
         end: End = "flush",
+        learn_from: Collection[str] = ROLES,
+        event: str = "document",
         note: Callable[[dict[str, Score]], Notes] | None = None,
     ) -> Iterator[dict[str, Score]]:
         """Read as `read` does, and yield after each commit: each piece closes one chunk.
@@ -156,7 +171,7 @@ class Learner:
 
         Args:
             texts: user -> text.
-            end: see `read`.
+            end, learn_from, event: see `read`.
             note: called with the scores of a piece before its commit; returns the JSON notes that are committed
                 with it. None keeps the notes as they are.
         Yields:
@@ -171,33 +186,39 @@ class Learner:
             raise ValueError("no text was given; give a text for each user, such as {'ada': '...'}")
         if len({user_name(user) for user in users}) < len(users):
             raise ValueError(f"the users {users!a} are one user in several spellings (Unicode); give each once")
-        rows = [self._tokens(text, name) for name, text in texts.items()]
-        length = max(map(len, rows))
-        ids = torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in rows])
-        real = torch.arange(length, device=self.device) < torch.tensor([[len(row)] for row in rows], device=self.device)
-        batch = concat_rows([self.state(name) for name in users], self._fresh)
+        before = [self.state(name) for name in users]
+        rows = Rows.of(
+            [self._tokens(text, name, learn_from) for name, text in texts.items()],
+            [self._opening(name, text) for name, text in texts.items()],
+        )
+        batch = concat_rows(before, self._fresh)
         waiting = batch.context.get("open")
         start, stop = 0, self.chunk_size + 1 - (int(waiting["count"].max()) if waiting else 0)
-        while start < length:
-            last = stop >= length
+        while start < rows.length:
+            last, piece = stop >= rows.length, rows.piece(start, stop)
             report, batch = read(
                 self.model,
-                ids[:, start:stop],
+                piece.ids,
                 batch,
-                real[:, start:stop],
+                piece.real,
+                skip=piece.skip,
                 chunk_size=self.chunk_size,
                 end=end if last else "open",
             )
+            states: list[ModelState] = [batch.rows([i]) for i in range(len(users))]
+            events: list[GuardEvent | None] = [None] * len(users)
             if last and end != "open":
-                batch, _ = self.model.tick(batch, "document")
+                states, events = self._end_of(event, before, batch)
             scores = {
                 name: Score(
-                    report.nll[i][real[i, start:stop]].cpu() / math.log(2),
+                    report.nll[i][piece.shown[i]].cpu() / math.log(2),
                     {level: int(steps[i]) for level, steps in report.steps.items() if steps[i]},
+                    self.model.count_bytes(piece.ids[i][piece.shown[i]]).cpu(),
+                    events[i],
                 )
                 for i, name in enumerate(users)
             }
-            self._commit({name: batch.rows([i]) for i, name in enumerate(users)}, note(scores) if note else None)
+            self._commit(dict(zip(users, states, strict=True)), note(scores) if note else None)
             yield scores
             start, stop = stop, stop + self.chunk_size
 
@@ -211,9 +232,10 @@ class Learner:
 
     def generate(
         self,
-        prompt: str | bytes,
+        prompt: Text,
         user: str | None = None,
         *,
+        apart: bool = False,
         max_new_tokens: int = 100,
         temperature: float = 0.0,
         seed: int = 0,
@@ -223,6 +245,7 @@ class Learner:
         Args:
             prompt: not empty.
             user: whose memory to use; None uses the model as it was trained.
+            apart: begin a text of its own, also where the user has a document open; otherwise the prompt goes on there.
             max_new_tokens: how many to add, >= 1.
             temperature: 0 takes the likeliest token, 1 samples from the model's distribution.
             seed: of the sampling.
@@ -236,7 +259,10 @@ class Learner:
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature {temperature} is not a number >= 0; 0 takes the likeliest token")
         state = self._fresh if user is None else self.state(user)
-        ids = self._tokens(prompt, user)[None]
+        if apart:
+            state = state.new_segment()
+        opening = self._opening(None if apart else user, prompt)
+        ids = torch.cat([opening, self._tokens(prompt, user).ids])[None]
         generator = torch.Generator().manual_seed(seed)
         waiting = state.context.get("open")
         if waiting is not None:
@@ -246,15 +272,30 @@ class Learner:
             for _ in range(max_new_tokens):
                 logits, state = self.model(ids, state)
                 ids = _pick(logits[:, -1], temperature, generator)
+                if int(ids) in self.model.stop_ids:
+                    break
                 new.append(ids[0, 0])
-        return decode(torch.stack(new))
+        return self.model.decode(torch.stack(new)) if new else ""
 
-    def _tokens(self, text: str | bytes, user: str | None) -> Tensor:
-        """Return the tokens of a text, [T]; refuse an empty one."""
-        ids = encode(text).to(self.device)
-        if not len(ids):
-            raise ValueError(f"the text{f' for user {user!r}' if user else ''} is empty; give at least one character")
-        return ids
+    def _tokens(self, text: Text, user: str | None, learn_from: Collection[str] = ROLES) -> Tokens:
+        """Return the tokens of a text; refuse an empty one."""
+        return tokens_of(self.model, text, learn_from, f" for user {user!r}" if user else "")
+
+    def _opening(self, user: str | None, text: Text) -> Tensor:
+        """Return the tokens that open a text, [0] where a segment of the user is open or they are in it already."""
+        opens = not isinstance(text, Tokens) and (user is None or not self.position(user))
+        return torch.tensor(self.model.start_ids if opens else (), dtype=torch.long, device=self.device)
+
+    def _end_of(
+        self, event: str, before: list[ModelState], batch: ModelState
+    ) -> tuple[list[ModelState], list[GuardEvent | None]]:
+        """End the text of every row; return each row's state and what the guard did to it."""
+        batch, _ = self.model.tick(batch, event)
+        states: list[ModelState] = [batch.rows([i]) for i in range(len(before))]
+        if self.guard is None:
+            return states, [None] * len(states)
+        judged = [self.guard(old, new) for old, new in zip(before, states, strict=True)]
+        return [state for state, _ in judged], [event for _, event in judged]
 
     def _load(self, user: str) -> str:
         """Bring a user's memory in from the store, the first time it is asked for; return the name it is kept under."""
@@ -272,15 +313,6 @@ class Learner:
                 self.store.save(user, state, kept)
             name = user_name(user)
             self._states[name], self._notes[name] = state, kept
-
-
-def _join(pieces: list[Score]) -> Score:
-    """Return one score for the pieces of a text."""
-    steps: dict[str, int] = {}
-    for piece in pieces:
-        for level, count in piece.steps.items():
-            steps[level] = steps.get(level, 0) + count
-    return Score(torch.cat([piece.bits for piece in pieces]), steps)
 
 
 def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a learner keeps its users' memories; any store that has these three methods will do."""
+"""Where a learner keeps its users' memories; any store that has these methods will do."""
 
 from __future__ import annotations
 
@@ -22,4 +22,8 @@ class Store(Protocol):
 
     def users(self) -> list[str]:
         """Return the names of all users, sorted."""
+        ...
+
+    def forget(self, user: str) -> bool:
+        """Remove a user's state and notes; tell whether there was one."""
         ...

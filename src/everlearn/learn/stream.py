@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from everlearn.learn.chunk import LearningModel, Updates, learn_chunk, token_nll
+from everlearn.learn.chunk import LearningModel, Updates, check_skip, learn_chunk, token_nll
 from everlearn.levels import check_levels
 from everlearn.memory.state import ModelState
 from everlearn.models.rows import check_tokens
@@ -38,6 +38,7 @@ def read(
     mask: Tensor | None = None,
     *,
     chunk_size: int,
+    skip: Tensor | None = None,
     learn: bool = True,
     end: End = "open",
     differentiable: bool = False,
@@ -54,6 +55,7 @@ def read(
         state: what earlier pieces left; the argument is left untouched.
         mask: [B, T] bool, True for real tokens; any padding changes nothing.
         chunk_size: C, tokens that share one gradient anchor.
+        skip: [B, T] bool, True for tokens that are context alone; see `learn_chunk`. None means none is.
         learn: False reads with the memory as it is and only moves the context on.
         end: "open" keeps the unfinished chunk for the next piece; "flush" learns from it and "drop" forgets it, and
             both close the segment, so that the next piece starts a new one.
@@ -67,20 +69,23 @@ def read(
         NotFiniteError: see `learn_chunk`; the caller's state is as it was.
     """
     check_tokens(ids, mask, state)
+    check_skip(ids, skip)
     check_end(end)
     if chunk_size < 1:
         raise ValueError(f"chunk_size {chunk_size} is below 1; pass the model's chunk_size")
     for cms in model.memories().values():
         check_levels(cms.levels, chunk_size)
-    buffer = _Buffer.join(state, ids, mask)
+    buffer = _Buffer.join(state, ids, mask, skip)
     state = replace(state, context={name: part for name, part in state.context.items() if name != "open"})
     steps: dict[str, Tensor] = {}
     if not learn:
         state = buffer.consume(model, state)
     while learn and bool((active := buffer.left > chunk_size).any()):
         window, real = buffer.window(chunk_size + 1)
-        report, state = learn_chunk(model, window, state, real & active[:, None], differentiable=differentiable)
-        buffer.score(report.nll, real[:, 1:] & active[:, None])
+        skipped = buffer.skipped(chunk_size + 1)
+        real = real & active[:, None]
+        report, state = learn_chunk(model, window, state, real, skip=skipped, differentiable=differentiable)
+        buffer.score(report.nll, real[:, 1:])
         buffer.start = buffer.start + chunk_size * active
         _count(steps, report.updates)
     window, real = buffer.window(chunk_size)
@@ -89,10 +94,13 @@ def read(
             logits, _ = model(window[:, :-1], state, real[:, 1:])
         buffer.score(token_nll(logits, window[:, 1:]), real[:, 1:])
         if end == "flush":
-            report, state = learn_chunk(model, window, state, real, differentiable=differentiable)
+            skipped = buffer.skipped(chunk_size)
+            report, state = learn_chunk(model, window, state, real, skip=skipped, differentiable=differentiable)
             _count(steps, report.updates)
     if end == "open":
         kept = {"ids": window, "count": buffer.left}
+        if (skipped := buffer.skipped(chunk_size)) is not None:
+            kept["skip"] = skipped
         state = replace(state, context=state.context | {"open": kept} if buffer.left.any() else state.context)
     else:
         state = state.new_segment()
@@ -115,9 +123,10 @@ class _Buffer:
     nll: Tensor  # [B, L]
     place: Tensor  # [B, T] where each new token stands in `ids`
     new: Tensor  # [B, T] bool, False at padding
+    skip: Tensor | None  # [B, L] bool, or None where every token is learned from
 
     @classmethod
-    def join(cls, state: ModelState, ids: Tensor, mask: Tensor | None) -> _Buffer:
+    def join(cls, state: ModelState, ids: Tensor, mask: Tensor | None, skip: Tensor | None) -> _Buffer:
         """Put the tokens that wait in the state before the new ones."""
         new = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         waiting = state.context.get("open")
@@ -128,7 +137,10 @@ class _Buffer:
         joined = torch.cat([old, ids], 1).gather(1, order)
         place = torch.argsort(order, dim=1)[:, old.shape[1] :]
         nll = torch.full(joined.shape, torch.nan, dtype=torch.float64, device=ids.device)
-        return cls(joined, real.sum(1), torch.zeros_like(count), nll, place, new)
+        if skip is not None or (waiting and "skip" in waiting):
+            old_skip = waiting["skip"] if waiting and "skip" in waiting else torch.zeros_like(old, dtype=torch.bool)
+            skip = torch.cat([old_skip, torch.zeros_like(new) if skip is None else skip], 1).gather(1, order)
+        return cls(joined, real.sum(1), torch.zeros_like(count), nll, place, new, skip)
 
     @property
     def left(self) -> Tensor:
@@ -137,10 +149,20 @@ class _Buffer:
 
     def window(self, width: int) -> tuple[Tensor, Tensor]:
         """Return the next `width` tokens of each row and which of them are real, [B, width] each."""
+        index, real = self._next(width)
+        return torch.nn.functional.pad(self.ids, (0, 1)).gather(1, index), real
+
+    def skipped(self, width: int) -> Tensor | None:
+        """Return which of these tokens are context alone, [B, width]; None where every token is learned from."""
+        if self.skip is None:
+            return None
+        return torch.nn.functional.pad(self.skip, (0, 1)).gather(1, self._next(width)[0])
+
+    def _next(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return where the next tokens stand, one past the end for none, and which are real, [B, width] each."""
         index = self.start[:, None] + torch.arange(width, device=self.ids.device)
         real = index < self.count[:, None]
-        padded = torch.nn.functional.pad(self.ids, (0, 1))
-        return padded.gather(1, torch.where(real, index, self.ids.shape[1])), real
+        return torch.where(real, index, self.ids.shape[1]), real
 
     def score(self, nll: Tensor, real: Tensor) -> None:
         """Note the scores, [B, n], of the tokens after the first of the window."""

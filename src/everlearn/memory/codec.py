@@ -26,7 +26,7 @@ def to_tensors(state: ModelState) -> Tensors:
     for part, layers in (("memory", state.memory), ("context", state.context)):
         for layer, tensors in layers.items():
             flat |= {f"{part}/{layer}/{name}": tensor for name, tensor in tensors.items()}
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()}
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in flat.items()}
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> ModelState:
@@ -119,10 +119,17 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     """Return a SHA-256 over names, types, shapes and bytes of all tensors, and over `text`."""
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(raw_bytes(tensor))
     return sha.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Return the numbers of a tensor of any dtype and layout, in row-major order."""
+    # a copy: what torch calls contiguous may still have a stride that `view` refuses, where a dimension has size 1
+    plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def save_tensors(path: Path, tensors: Tensors, meta: Mapping[str, Any]) -> None:

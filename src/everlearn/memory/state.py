@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -70,8 +70,7 @@ class ModelState:
 
     def is_finite(self) -> bool:
         """Tell whether every number is finite."""
-        floats = [t for t in pytree.tree_leaves(self) if t.is_floating_point()]
-        return all(bool(torch.isfinite(t).all()) for t in floats)
+        return all_finite(pytree.tree_leaves(self))
 
     def nbytes(self) -> int:
         """Return the bytes that all tensors hold."""
@@ -89,8 +88,16 @@ def with_layers(state: ModelState, layers: Mapping[str, LayerState]) -> ModelSta
     return replace(state, memory=memory, context=context)
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether every number is finite; NaN and infinity both show in the smallest or the largest."""
+    floats = (t.detach() for t in tensors if t.is_floating_point() and t.numel())
+    return all(bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()) for t in floats)
+
+
 def where_rows(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Take `new` in the rows that are True and `old`, bit for bit, in the others; rows is [B] bool."""
+    if bool(rows.all()) and new.shape == old.shape:
+        return new
     return torch.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 

@@ -4,5 +4,6 @@ from everlearn.models.checkpoint import load_model, save_model
 from everlearn.models.config import DecoderConfig
 from everlearn.models.decoder import Decoder
 from everlearn.models.presets import PRESETS, preset
+from everlearn.models.protocol import TextModel
 
-__all__ = ["PRESETS", "Decoder", "DecoderConfig", "load_model", "preset", "save_model"]
+__all__ = ["PRESETS", "Decoder", "DecoderConfig", "TextModel", "load_model", "preset", "save_model"]

@@ -19,6 +19,7 @@ from everlearn.memory.state import LayerState, ModelState, with_layers
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MIXERS, Mixer
 from everlearn.models.rows import check_tokens, unpack, without_padding
+from everlearn.models.text import decode, encode
 
 
 class Block(nn.Module):
@@ -69,6 +70,46 @@ class Decoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
         start = self.initial_state(0).memory
         self._memory_shapes = {layer: {n: t.shape[1:] for n, t in own.items()} for layer, own in start.items()}
+
+    @property
+    def chunk_size(self) -> int:
+        """Return how many tokens share one gradient anchor."""
+        return self.config.chunk_size
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the parameters are."""
+        return self.embedding.weight.device
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Return nothing: a text of bytes just begins."""
+        return ()
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Return nothing: a text of bytes has no end of its own."""
+        return ()
+
+    def encode(self, text: str | bytes) -> Tensor:
+        """Return the UTF-8 bytes of a text, [T] int64.
+
+        Raises:
+            ValueError: not a text, or a vocabulary that cannot hold every byte.
+        """
+        if self.config.vocab_size < 256:
+            raise ValueError(
+                f"the model's vocab_size is {self.config.vocab_size}, but a text is read as bytes; build it with 256"
+            )
+        return encode(text)
+
+    def decode(self, ids: Tensor) -> str:
+        """Return the text of bytes, [T]; what is not UTF-8 becomes the replacement character."""
+        return decode(ids)
+
+    def count_bytes(self, ids: Tensor) -> Tensor:
+        """Return one for each token, [T]."""
+        return torch.ones_like(ids)
 
     def memories(self) -> dict[str, ContinuumMemory]:
         """Return the memories that learn from the task's gradient, by the name of their layer."""

@@ -32,7 +32,7 @@ class FolderStore:
 
     def path(self, user: str) -> Path:
         """Return the file of a user; see `memory.users.user_name` for what a name may be."""
-        return self.folder / f"{hashlib.sha256(user_name(user).encode()).hexdigest()}.safetensors"
+        return file_of(self.folder, user)
 
     def load(self, user: str) -> tuple[ModelState, dict[str, Any]] | None:
         """Return a user's state and notes, or None when there is none.
@@ -43,21 +43,38 @@ class FolderStore:
         path = self.path(user)
         if not path.exists():
             return None
-        tensors, meta = load_tensors(path)
+        state, meta = self.read(path)
         if meta.get("user") != user_name(user):
             raise ValueError(f"{path} does not belong to user {user!r}; a memory file must not be renamed")
+        return state, meta.get("notes", {})
+
+    def read(self, path: Path) -> tuple[ModelState, dict[str, Any]]:
+        """Return the state in a file, wherever it lies, with "user", "model" and "notes" as they were saved.
+
+        Raises:
+            ValueError: the file is truncated, changed, not finite, or belongs to another model.
+        """
+        tensors, meta = load_tensors(path)
         if meta.get("model") != self.fingerprint:
             raise ValueError(
                 f"{path} is the memory of another model; read with the model that wrote it, or start a new folder"
             )
         state = from_tensors(tensors)
         check_fits(state, self.fresh, str(path))
-        return state, meta.get("notes", {})
+        return state, meta
 
     def save(self, user: str, state: ModelState, notes: dict[str, Any]) -> None:
         """Replace a user's file in one step; a crash leaves the old one or the new one."""
+        self.write(self.path(user), user, state, notes)
+
+    def write(self, path: Path, user: str, state: ModelState, notes: dict[str, Any]) -> None:
+        """Write a file that `read` takes anywhere, such as a copy to carry away."""
         meta = {"user": user_name(user), "model": self.fingerprint, "notes": notes}
-        save_tensors(self.path(user), to_tensors(state), meta)
+        save_tensors(path, to_tensors(state), meta)
+
+    def forget(self, user: str) -> bool:
+        """Remove a user's file; tell whether there was one. Copies made elsewhere are not reached."""
+        return forget(self.folder, user)
 
     def users(self) -> list[str]:
         """Return the names of all users, sorted.
@@ -72,3 +89,16 @@ class FolderStore:
                 raise ValueError(f"{path} is no user's memory; move it out of the folder")
             names.append(name)
         return sorted(names)
+
+
+def file_of(folder: Path, user: str) -> Path:
+    """Return the file of a user in a folder; see `memory.users.user_name` for what a name may be."""
+    return Path(folder) / f"{hashlib.sha256(user_name(user).encode()).hexdigest()}.safetensors"
+
+
+def forget(folder: Path, user: str) -> bool:
+    """Remove a user's file from a folder, for which no model is needed; tell whether there was one."""
+    path = file_of(folder, user)
+    known = path.exists()
+    path.unlink(missing_ok=True)
+    return known

@@ -1,0 +1,63 @@
+"""Continue a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from everlearn.cli.options import DeviceName, JsonTarget, Seed
+
+
+@dataclass(frozen=True)
+class Options:
+    """Continue a prompt; nothing is learned from it or from what is generated.
+
+    Standard output carries the new text alone; what else there is to say goes to standard error.
+    """
+
+    prompt: str
+    """text to continue, or - for standard input"""
+    state: Path = Path("memory")
+    """folder of the memories"""
+    user: str | None = None
+    """whose memory to use; without it, the model as it was trained"""
+    tokens: int = 100
+    """how many tokens to add at most"""
+    temperature: float = 0.0
+    """0 takes the likeliest token, 1 samples from the model's own distribution"""
+    base: Path | None = None
+    """where the base of a converted model is now, if it was moved"""
+    device: DeviceName = "auto"
+    seed: Seed = 0
+    json: JsonTarget = None
+
+
+def run(options: Options) -> int:
+    """Print the new text."""
+    import sys
+
+    from everlearn.cli import workspace
+    from everlearn.cli.errors import UserError, command
+    from everlearn.cli.labels import read_text
+    from everlearn.cli.output import Output
+
+    out = Output(options.json)
+    workspace.check_seed(options.seed)
+    workspace.few_threads(options.state)
+    prompt = read_text(None, "the text to continue") if options.prompt == "-" else options.prompt
+    if not prompt:
+        raise UserError("the prompt is empty; give at least one character")
+    learner = workspace.open_user(options.state, options.user, options.device, options.base)
+    new = learner.generate(
+        prompt,
+        options.user,
+        apart=True,
+        max_new_tokens=options.tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    out.say(new)
+    out.finish({"prompt": prompt, "text": new, "user": options.user})
+    whose = {} if options.user is None else {"user": options.user}
+    print(f"next: {command('score', 'FILE', state=options.state, **whose)}", file=sys.stderr, flush=True)
+    return 0

@@ -1,0 +1,79 @@
+"""Tell how well text is predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from everlearn.cli.options import DeviceName, JsonTarget
+
+
+@dataclass(frozen=True)
+class Options:
+    """Tell how well files are predicted, in bits per byte; nothing is learned and nothing is written."""
+
+    files: tyro.conf.Positional[list[Path]]
+    """text files (UTF-8), or folders of them"""
+    state: Path = Path("memory")
+    """folder of the memories"""
+    user: str | None = None
+    """whose memory to use; without it, the model as it was trained"""
+    base: Path | None = None
+    """where the base of a converted model is now, if it was moved"""
+    device: DeviceName = "auto"
+    json: JsonTarget = None
+
+
+def run(options: Options) -> int:
+    """Score every file and print one line for each."""
+    from everlearn.cli import workspace
+    from everlearn.cli.errors import command
+    from everlearn.cli.output import Output
+    from everlearn.demo.corpus import user_text
+    from everlearn.device import describe_device, device
+
+    out = Output(options.json)
+    workspace.few_threads(options.state)
+    out.say(describe_device(*device(options.device)))
+    text = user_text(options.files, smallest=2)
+    for line in text.skipped:
+        out.say(f"skipped: {line}")
+    learner = workspace.open_user(options.state, options.user, options.device, options.base)
+    rows: list[dict[str, Any]] = []
+    for document in text.documents:
+        score = learner.score(document.data, options.user)
+        rows.append(
+            {
+                "name": document.name,
+                "bytes": len(document.data),
+                "tokens": len(score.bits),
+                "bits_per_byte": score.bits_per_byte,
+            }
+        )
+    _show(rows, out.console())
+    whose = "the model as trained" if options.user is None else f"the memory of {options.user}"
+    total = sum(row["bits_per_byte"] * row["bytes"] for row in rows) / sum(row["bytes"] for row in rows)
+    out.say(f"all of it: {total:.3f} bits per byte with {whose}; nothing was learned")
+    out.finish({"user": options.user, "documents": rows, "bits_per_byte": total})
+    if options.user is None:
+        out.say(f"next: {command('read', *options.files, state=options.state)}")
+    else:
+        out.say(f"next: {command('memory', 'show', state=options.state, user=options.user)}")
+    return 0
+
+
+def _show(rows: list[dict[str, Any]], console: Any) -> None:
+    """Print the table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="bits per byte, nothing learned here")
+    for column in ("document", "bytes", "tokens", "bits per byte"):
+        table.add_column(column, justify="left" if column == "document" else "right")
+    for row in rows:
+        cells = (Text(row["name"]), f"{row['bytes']:,}", f"{row['tokens']:,}", f"{row['bits_per_byte']:.3f}")
+        table.add_row(*cells)
+    console.print(table)
