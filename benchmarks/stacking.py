@@ -23,7 +23,7 @@ import tables
 import torch
 from rows import ROOT, SEEDS, Row, row
 from stacking_facts import CHANGING, FACT_WAYS, changing, facts
-from stacking_state import cost, identity
+from stacking_state import compression, cost, identity
 from stacking_texts import OTHER, READ, READ_TOKENS, STREAM, STREAM_TOKENS, load
 from stacking_ways import FACTORS, RECIPES, WINDOW, Base
 
@@ -38,7 +38,7 @@ BUCKETS = ((0, 512), (512, 1024), (1024, 2048), (2048, 4096), (4096, READ_TOKENS
 TUNE = ("austen", "darwin", "shakespeare")
 HELDOUT = ("austen", "darwin", "shakespeare", "python", "war", "doyle")
 PAGE = ROOT / "RESULTS.md"
-READERS = ("frozen", "carried", "longer", "mlp", "all", "lora", "last_down", "mlp_again", "mlp_32", "all_32")
+READERS = ("frozen", "carried", "longer", "mlp", "all", "lora", "last_down", "mlp_again", "mlp_32")
 CONTROLLED = ("mlp", "last_down", "all", "lora")
 # way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
 STREAMED = {
@@ -154,23 +154,22 @@ def measure(name: str, data: Path, rates: Rates) -> Row:
     def make(key: str, factor: float = 1.0) -> Callable[[], Way]:
         return lambda: RECIPES[key].make(base(), rates[key] * factor)
 
-    return {
-        "name": name,
-        "texts": row(f"{run}-texts", lambda: {"pieces": base().texts.manifest()}),
-        "read": {k: row(f"{run}-read-{k}", lambda k=k: read_documents(base(), make(k))) for k in READERS},
-        "control": {k: row(f"{run}-control-{k}", lambda k=k: control(base(), make(k))) for k in CONTROLLED},
-        "stream": {
-            f"{k} x{f:g}": row(f"{run}-stream-{k}-{f:g}", lambda k=k, f=f: stream(base(), make(k, f)()))
-            for k, factors in STREAMED.items()
-            for f in factors
-        },
-        "facts": {
-            f"{k} x{n}": row(f"{run}-facts-{k}-{n}", lambda k=k, n=n: facts(base(), make(k), n)) for k, n in FACT_WAYS
-        },
-        "changing": {k: row(f"{run}-changing-{k}", lambda k=k: changing(base(), make(k))) for k in CHANGING},
-        "identity": row(f"{run}-identity", lambda: identity(base())),
-        "cost": row(f"{run}-cost", lambda: cost(base(), rates)),
+    rows: Row = {"name": name, "texts": row(f"{run}-texts", lambda: {"pieces": base().texts.manifest()})}
+    rows["read"] = {k: row(f"{run}-read-{k}", lambda k=k: read_documents(base(), make(k))) for k in READERS}
+    rows["stream"] = {
+        f"{k} x{f:g}": row(f"{run}-stream-{k}-{f:g}", lambda k=k, f=f: stream(base(), make(k, f)()))
+        for k, factors in STREAMED.items()
+        for f in factors
     }
+    rows["identity"] = row(f"{run}-identity", lambda: identity(base()))
+    rows["cost"] = row(f"{run}-cost", lambda: cost(base(), rates))
+    rows["compress"] = row(f"{run}-compress", lambda: compression(base(), rates))
+    rows["control"] = {k: row(f"{run}-control-{k}", lambda k=k: control(base(), make(k))) for k in CONTROLLED}
+    rows["facts"] = {
+        f"{k} x{n}": row(f"{run}-facts-{k}-{n}", lambda k=k, n=n: facts(base(), make(k), n)) for k, n in FACT_WAYS
+    }
+    rows["changing"] = {k: row(f"{run}-changing-{k}", lambda k=k: changing(base(), make(k))) for k in CHANGING}
+    return rows
 
 
 def read_documents(base: Base, make: Callable[[], Way]) -> Row:

@@ -9,16 +9,22 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from stacking_ways import SIGHT, Base, frozen, only, stacked
+from stacking_texts import STREAM_TOKENS
+from stacking_ways import MLP, SIGHT, WINDOW, Base, all_weights, frozen, lora, only, stack, stacked
 
 from everlearn.convert import FORMS, stack_levels
+from everlearn.evals.reading_stream import late
+from everlearn.evals.stacked_way import StackedWay
 from everlearn.evals.ways import Way
 from everlearn.evals.windows import hf_logits
 from everlearn.levels import Level
+from everlearn.memory.low_rank import compress_state, decompress_state
 
 Row = dict[str, Any]
 COST_TOKENS = 1_025
 PROBE_TOKENS = 256
+RANKS = (1, 2, 4, 8, 16)
+MEMORY = "stack"
 
 
 class Rates(Protocol):
@@ -37,7 +43,7 @@ def cost(base: Base, rates: Rates, rounds: int = 5) -> Row:
         "streaming": lambda: stacked(base, 0.0, "last_down", learn=False),
         "last_down": lambda: stacked(base, rates["last_down"], "last_down"),
         "mlp": lambda: stacked(base, rates["mlp"], "mlp"),
-        "mlp_again": lambda: only(base, rates["mlp"], ("gate_proj.weight", "up_proj.weight", "down_proj.weight")),
+        "mlp_again": lambda: only(base, rates["mlp"], MLP),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -47,6 +53,30 @@ def cost(base: Base, rates: Rates, rounds: int = 5) -> Row:
             way.read(ids)
             times[name].append((time.process_time() - start) / (len(ids) - 1) * 1e6)
     return {"one reader": {name: statistics.median(values) for name, values in times.items()}, "all": times}
+
+
+def compression(base: Base, rates: Rates) -> Row:
+    """Read one Shakespeare document, store what was learned in several sizes, and see what each keeps of the gain."""
+    document = base.texts.take("stream", "shakespeare", STREAM_TOKENS).ids
+    asked = base.texts.take("heldout", "shakespeare", STREAM_TOKENS)
+    before = late(frozen(base, 0.0), asked)
+    found: Row = {}
+    for key in ("mlp", "last_down"):
+        way = StackedWay(stack(base, rates[key], key), WINDOW)
+        way.read(document)
+        fresh, learned = way.model.initial_state(1), way.state
+        gains, sizes = {"whole": before - late(way, asked)}, {"whole": way.state_bytes()}
+        for rank in RANKS:
+            packed = compress_state(learned, fresh, [MEMORY], rank=rank)
+            way.state = decompress_state(packed, fresh)
+            gains[f"{rank} int8"], sizes[f"{rank} int8"] = before - late(way, asked), packed.nbytes()
+        kept = {name: gain / gains["whole"] for name, gain in gains.items()}
+        found[key] = {"gain": gains, "bytes": sizes, "kept": kept}
+    for key, make in (("all", all_weights), ("lora", lora)):
+        other = make(base, rates[key])
+        other.read(document)
+        found[key] = {"gain": {"whole": before - late(other, asked)}, "bytes": {"whole": other.state_bytes()}}
+    return found
 
 
 def identity(base: Base) -> Row:
