@@ -28,8 +28,8 @@ from everlearn.evals.ways import Way
 PLACEMENTS = 3
 PROMPT_TOKENS = 64
 # way, and how often each fact stands in the document
-FACT_WAYS = (("frozen", 1), ("mlp", 1), ("mlp", 3), ("last_down", 1), ("all", 1), ("all", 3), ("lora", 1))
-CHANGING = ("frozen", "mlp", "last_down", "all", "lora")
+FACT_WAYS = (("frozen", 1), ("slots", 1), ("mlp", 1), ("mlp", 3), ("last_down", 1), ("all", 1), ("all", 3), ("lora", 1))
+CHANGING = ("frozen", "slots", "mlp", "last_down", "all", "lora")
 Row = dict[str, Any]
 
 

@@ -9,14 +9,18 @@ from functools import partial
 from typing import Any
 
 from stacking_texts import Texts
+from torch import Tensor
 
 from everlearn.convert import StackedModel, stack_levels
+from everlearn.convert.families import blocks_of, find_family
 from everlearn.evals.archive_way import ArchiveWay
 from everlearn.evals.lora import add_low_rank
+from everlearn.evals.slots_way import SlotsWay
 from everlearn.evals.stacked_way import StackedWay
 from everlearn.evals.ways import Adam, ClippedDescent, Frozen, Steps, Way, every_weight, fisher, named
-from everlearn.evals.windows import Window
+from everlearn.evals.windows import Window, hf_logits
 from everlearn.levels import Level
+from everlearn.memory.slots import SlotMemory
 
 WINDOW = Window(256, 128)
 # tokens that a stacked model sees while it reads with carried keys and values; the window's targets see 128 to 256
@@ -118,6 +122,23 @@ def stack(
     )
 
 
+def with_slots(base: Base, eta: float) -> Way:
+    """Return the frozen model with slots, keyed by what the last MLP reads."""
+    family = find_family(base.model)
+    mlp = blocks_of(base.model, family)[-1].get_submodule(family.mlp)
+
+    def keyed(ids: Tensor) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+        hook = mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = hf_logits(base.model, ids)
+            return seen[0], logits
+        finally:
+            hook.remove()
+
+    return SlotsWay(keyed, SlotMemory(), base.model.config.get_text_config().hidden_size, WINDOW)
+
+
 RECIPES: dict[str, Recipe] = {
     "frozen": Recipe("frozen, window 256", frozen),
     "longer": Recipe("frozen, window 512", partial(frozen, window=Window(512, 128))),
@@ -145,6 +166,7 @@ RECIPES: dict[str, Recipe] = {
     "archive_small": Recipe(
         "last down-projection, archive and route", partial(archived, weights="last_down"), like="last_down"
     ),
+    "slots": Recipe("frozen, with slots", with_slots),
     "carried": Recipe("frozen, carried keys and values", partial(stacked, weights="last_down", learn=False)),
     "mlp_again": Recipe("all MLPs, context computed again", partial(only, endings=MLP), like="mlp"),
 }
