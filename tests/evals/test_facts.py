@@ -60,3 +60,4 @@ def test_ranks_take_out_what_a_name_scores_anywhere():
     assert ranks(scores, [0, 1, 2]).tolist() == [1.0, 1.0, 1.0]
     assert ranks(scores, [1, 0, 0]).tolist() == [3.0, 3.0, 2.5]
     assert newer_first(scores, [1, 1, 1], [0, 0, 0]) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert newer_first(scores, [1, 1, 2], [0, 2, 0]) == pytest.approx((1 + 0 + 0) / 3)
