@@ -65,6 +65,7 @@ def damage_and_gain(runs: list[Row], file: Path) -> Path:
     axis.set_xlabel("gain kept on Shakespeare at the end of the stream [bits per byte]")
     axis.set_ylabel("worst damage to the known book [bits per byte]")
     axis.axhline(0, color="0.8", linewidth=0.8)
+    axis.margins(x=0.3)
     return _save(figure, file)
 
 

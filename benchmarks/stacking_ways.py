@@ -25,6 +25,8 @@ from everlearn.memory.slots import SlotMemory
 WINDOW = Window(256, 128)
 # tokens that a stacked model sees while it reads with carried keys and values; the window's targets see 128 to 256
 SIGHT = 256
+# chosen by benchmarks/tune_slots.py
+SLOTS = {"gate": 0.8, "weight": 0.2}
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 FISHER_TOKENS = 4_097
 MLP = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
@@ -136,7 +138,7 @@ def with_slots(base: Base, eta: float) -> Way:
         finally:
             hook.remove()
 
-    return SlotsWay(keyed, SlotMemory(), base.model.config.get_text_config().hidden_size, WINDOW)
+    return SlotsWay(keyed, SlotMemory(**SLOTS), base.model.config.get_text_config().hidden_size, WINDOW)
 
 
 RECIPES: dict[str, Recipe] = {
