@@ -43,7 +43,8 @@ def by_position(runs: list[Row], file: Path) -> Path:
             "control: read another domain": [[run["control"]["mlp"]["other"][domain]] for run in runs],
         }
         for (name, rows), style in zip(curves.items(), ("k-", "C0-", "C1--", "C3:"), strict=True):
-            points = [mean([document[i] for documents in rows for document in documents]) for i in range(len(middle))]
+            # the control was asked about the first document of each domain, so that is what every curve shows
+            points = [mean([documents[0][i] for documents in rows]) for i in range(len(middle))]
             axis.plot(middle, points, style, marker="o", markersize=3, label=name)
         axis.set_title(NAMES[domain])
         axis.set_xlabel("position [tokens]")
