@@ -7,20 +7,15 @@ a file to measure that row again. `--fast` reads with one base model instead of 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tables
 import torch
 import toys
+from rows import ROOT, SEEDS, Row, row
 
 import everlearn
 from everlearn.demo import digits, reading, restart
@@ -32,11 +27,7 @@ from everlearn.models import Decoder, load_model
 from everlearn.models.text import encode
 from everlearn.recipes import byte_reader
 
-ROOT = Path(__file__).resolve().parents[1]
-ROWS = ROOT / "results" / "rows"
 PAGE = ROOT / "RESULTS.md"
-SEEDS = (0, 1, 2)
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -55,36 +46,6 @@ def main() -> None:
     for page in (PAGE, ROOT / "README.md"):
         atomic_write(page, tables.write(page.read_text(), rows).encode(), private=False)
         print(f"wrote {page}")
-
-
-def row(name: str, measure: Callable[[], Row]) -> Row:
-    """Return a measured row from its file, or measure it and keep it with where and when."""
-    file = ROWS / f"{name}.json"
-    if not file.exists():
-        print(f"measuring {name} ...", flush=True)
-        start = time.perf_counter()
-        result = measure()
-        kept = {"result": result, "seconds": time.perf_counter() - start, "where": where()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(kept).encode())
-    kept = json.loads(file.read_text())
-    return {**kept["result"], "where": kept["where"]}
-
-
-def where() -> dict[str, str]:
-    """Return the commit, the machine and the date of a measurement."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "commit": commit.strip(),
-        "machine": f"one thread of {model}",
-        "torch": torch.__version__,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
 
 
 def base(seed: int) -> Path:

@@ -20,10 +20,7 @@ def write(text: str, rows: dict[str, Any]) -> str:
     for toy in (toy_tables.capacity, toy_tables.saturation, toy_tables.overlap):
         tables[toy.__name__] = partial(_toy, toy)
     for name, table in tables.items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        before, found, rest = text.partition(begin)
-        if found:
-            text = f"{before}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}"
+        text = put(text, name, lambda table=table: table(rows))
     return text
 
 
@@ -31,6 +28,13 @@ def _toy(table: Callable[[Row, str], str], rows: dict[str, Any]) -> str:
     """Write the table of one small world."""
     row = rows[table.__name__]
     return table(row, stamp(row))
+
+
+def put(text: str, name: str, table: Callable[[], str]) -> str:
+    """Put one table between its two marks; a page without them is returned as it is."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, found, rest = text.partition(begin)
+    return f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}" if found else text
 
 
 def stamp(row: Row) -> str:

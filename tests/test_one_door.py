@@ -16,6 +16,8 @@ ALLOWED = {
     "train/": "training",
     "optim/": "training",
     "continual/strategies/": "training of a head or a network of the strategy's own",
+    "evals/lora.py::add_low_rank": "a baseline trains a copy of its own",
+    "evals/ways.py": "baselines train copies of their own",
     "memory/class_statistics.py::ClassStatistics.plus": "sums that were just made",
     "convert/deltas.py::StackedDeltas.set_starts": "a stacked model that was just built takes its adapter's starts",
     "convert/distil.py::_step": "training of a hybrid, which is a copy",

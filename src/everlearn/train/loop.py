@@ -1,4 +1,4 @@
-"""Train a decoder on a text: Muon for matrices, AdamW for the rest, one pass of random windows."""
+"""Train a language model on a text: Muon for matrices, AdamW for the rest, one pass of random windows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everlearn.learn.chunk import token_nll
-from everlearn.models.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a decoder is trained.
+    """How a language model is trained.
 
     Args:
         steps: optimizer steps.
@@ -38,16 +37,30 @@ class TrainConfig:
     seed: int = 0
 
 
+def decoder_logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """Return the logits of a `models.Decoder`, [B, T, V]."""
+    logits, _ = model(ids)
+    return logits
+
+
 def train(
-    model: Decoder, data: Tensor, config: TrainConfig, on_step: Callable[[int, float], None] | None = None
+    model: nn.Module,
+    data: Tensor,
+    config: TrainConfig,
+    on_step: Callable[[int, float], None] | None = None,
+    *,
+    logits: Callable[[nn.Module, Tensor], Tensor] = decoder_logits,
+    blocks: str = "blocks.",
 ) -> list[float]:
-    """Train a decoder in place.
+    """Train a language model in place.
 
     Args:
         model: changed in place.
         data: the text as tokens, [N] with N > config.length.
         config: see `TrainConfig`.
         on_step: called with the number of steps done and the last loss in bits per token.
+        logits: how the model is called, `(model, ids [B, T]) -> logits [B, T, V]`; the default fits a `Decoder`.
+        blocks: how the names of the parameters inside its blocks begin; their matrices go to Muon.
     Returns:
         loss of every step in bits per token, before the step.
     Raises:
@@ -59,13 +72,12 @@ def train(
             f"give a longer text or set length below {len(data)}"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    optimizers = _optimizers(model, config)
+    optimizers = _optimizers(model, config, blocks)
     losses = []
     model.train()
     for step in range(config.steps):
         window = _windows(data, config, generator)
-        logits, _ = model(window[:, :-1])
-        loss = token_nll(logits, window[:, 1:]).mean()
+        loss = token_nll(logits(model, window[:, :-1]), window[:, 1:]).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         for optimizer in optimizers:
@@ -94,12 +106,12 @@ def _schedule(step: int, config: TrainConfig) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
 
-def _optimizers(model: Decoder, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def _optimizers(model: nn.Module, config: TrainConfig, blocks: str = "blocks.") -> list[torch.optim.Optimizer]:
     """Give the blocks' matrices to Muon and everything else to AdamW."""
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and name.startswith("blocks.") and min(parameter.shape) > 8 else rest).append(
+        (matrices if parameter.ndim == 2 and name.startswith(blocks) and min(parameter.shape) > 8 else rest).append(
             parameter
         )
     muon = torch.optim.Muon(
