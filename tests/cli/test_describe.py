@@ -14,6 +14,7 @@ from transformers import Mamba2Config
 from everlearn.cli.main import main
 from everlearn.levels import Level
 from everlearn.models import Decoder, preset, save_model
+from everlearn.models.presets import PRESETS
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
@@ -123,8 +124,16 @@ def test_it_writes_a_drawing_and_says_what_is_next(capsys, tmp_path):
         "next: everlearn describe delta_net --levels 64 256 1024",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "levels.svg"]
+    _, out, _ = outcome(capsys, "delta_net", "--levels", "64", "256", "1024", "--svg", str(target))
+    assert out.splitlines()[-1] == "next: everlearn describe hope_attention"
     _, out, _ = outcome(capsys, "delta_net", "--levels", "64")
     assert out.splitlines()[-1] == "next: everlearn describe delta_net --levels 64 --svg levels.svg"
+
+
+def test_the_help_names_every_preset(capsys):
+    assert main(["describe", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"or a preset: {', '.join(PRESETS)}" in shown
 
 
 def test_no_code_of_a_model_s_folder_runs(capsys, config, tmp_path):

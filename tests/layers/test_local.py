@@ -169,5 +169,17 @@ def test_what_does_not_fit_is_refused():
         associate(cms, x, values, lambda a, b: (a - b) ** 2)
     with pytest.raises(ValueError, match="not finite; nothing was written"):
         associate(cms, x, values * math.inf, squared)
+    with pytest.raises(ValueError, match=r"gives None for \(3, 3\) tokens"):
+        associate(cms, x, values, lambda a, b: None)
+    for blind in (lambda a, b: squared(a, b).detach(), lambda a, b: squared(b, 0 * b)):
+        with pytest.raises(ValueError, match="loss does not depend on the prediction, so it has no gradient"):
+            associate(cms, x, values.clone().requires_grad_(), blind)
+    with pytest.raises(ValueError, match=r"input is torch\.float16, but the weights are torch\.float64; convert it"):
+        associate(cms, x.half(), values, squared)
+    with pytest.raises(ValueError, match=r"another memory's: fast\.gate is nothing"):
+        associate(cms, x, values, squared, make(CMS, [Level("a", 3, 0.3)], chunk_size=3).initial_state(ROWS))
+    mean = make(CMS, [Level("slow", 6, 0.2), Level("fast", mean_of="slow")], chunk_size=3).initial_state(ROWS)
+    with pytest.raises(ValueError, match=r"another memory's: fast\.gate\.grad is missing"):
+        associate(cms, x, values, squared, mean)
     with pytest.raises(ValueError, match="padding before a real token"):
         associate(cms, x, values, squared, mask=torch.tensor([[False, True, True, True]] * ROWS))

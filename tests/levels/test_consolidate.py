@@ -108,6 +108,28 @@ def test_a_guard_decides_and_sees_both_models():
     assert refused.after == accepted.after == new.fingerprint() != model.fingerprint()
 
 
+@pytest.mark.parametrize("which", ["given", "new"])
+def test_a_guard_that_writes_into_a_model_is_refused(which):
+    """One parameter set to zero: users would get a model that no guard has judged."""
+    model, state = learned()
+
+    def guard(old: Decoder, new: Decoder) -> Verdict:
+        with torch.no_grad():
+            next((old if which == "given" else new).parameters()).zero_()
+        return Verdict(True, "the test says so", {})
+
+    with pytest.raises(ValueError, match=f"the guard changed the {which} model.*nothing was consolidated") as error:
+        consolidate(model, state, ["slow"], guard)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [True, None, "yes"])
+def test_a_guard_answers_with_a_verdict(answer):
+    model, state = learned()
+    with pytest.raises(ValueError, match=f"the guard returned {answer!r}; a Verdict is needed"):
+        consolidate(model, state, ["slow"], lambda old, new: answer)
+
+
 def test_json_holds_the_event():
     model, state = learned()
     _, event = consolidate(model, state, ["slow"], accepting, rows=[0])

@@ -246,6 +246,46 @@ def test_a_component_that_cannot_be_is_refused(said, message):
         Component(name="m", kind="matrix memory", unit="tokens", **said)
 
 
+class Astray(nn.Module):
+    """Says names that nothing in it bears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def components(self) -> list[Component]:
+        memory = {"kind": "matrix memory", "update_period": 1, "unit": "tokens", "state_bytes": 4}
+        return [
+            Component(name="lost", kind="scale", owns=("nope",)),
+            Component(name="m", start_from=("scale", "gone"), gradient_of=("away",), **memory),
+        ]
+
+
+def test_a_name_that_matches_nothing_is_noted_and_the_drawing_goes_on():
+    system = describe(nn.ModuleList([Astray(), Astray()]))
+    assert system.parameters == 6
+    assert system.notes[1:] == (  # before it, that the layer is not known
+        "owns of component 'lost' of Astray names 'nope', which is not there; it is left out",
+        "start_from of component 'm' of Astray names 'gone', which is not there; it is left out",
+        "gradient_of of component 'm' of Astray names 'away', which is not there; it is left out",
+    )
+    assert [flow.kind for flow in system.flows()] == ["start"]
+    assert system.svg().endswith("</svg>\n")
+
+
+def test_packed_weights_are_noted():
+    class Linear(nn.Module):
+        """Keeps its weights as torch's quantised layers do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._packed_params = object()
+
+    system = describe(nn.Sequential(Linear(), Linear()))
+    assert system.parameters == 0
+    assert system.notes == ("Linear keeps its weights packed, outside its parameters; they are not counted",)
+
+
 def test_an_attribute_named_components_is_no_description():
     class Parts(nn.Module):
         def __init__(self) -> None:

@@ -132,3 +132,10 @@ def test_arrows_run_beside_the_bands_and_end_at_their_level():
 def test_text_is_escaped():
     model = nn.ModuleDict({"a<b&c": nn.Linear(1, 1)})
     assert "a&lt;b&amp;c" in describe(model).svg()
+
+
+def test_a_name_may_hold_what_xml_may_not():
+    model = nn.ModuleDict({"a\x01b\x1b": nn.Linear(2, 3)})
+    drawn = describe(model).svg()
+    ET.fromstring(drawn)
+    assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}" in drawn

@@ -58,3 +58,21 @@ def test_two_kept_pairs_by_hand():
 def test_a_window_below_one_is_refused():
     with pytest.raises(ValueError, match="window 0 is below 1"):
         NonParametric(4, window=0)
+    with pytest.raises(ValueError, match=r"window 2\.5 is no whole number of pairs; give one >= 1 or None"):
+        NonParametric(4, window=2.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Vector(0), "dim is 0"),
+        (lambda: Matrix(-1), "dim is -1"),
+        (lambda: Matrix(4, 0), "value_dim is 0"),
+        (lambda: ResidualMLP(4, 2.5), "hidden_dim is 2.5"),
+        (lambda: NonParametric(4, 0), "value_dim is 0"),
+    ],
+)
+def test_a_length_below_one_is_refused_by_name(make, name):
+    """A value_dim of 0 stood for dim once, as None does."""
+    with pytest.raises(ValueError, match=f"{name}; a length is a whole number >= 1"):
+        make()

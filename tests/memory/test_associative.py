@@ -10,6 +10,7 @@ from everlearn.memory import (
     Decay,
     Keep,
     LayerState,
+    Lp,
     Matrix,
     NonParametric,
     ResidualMLP,
@@ -268,6 +269,22 @@ def test_numbers_and_shapes_that_do_not_fit_are_refused_in_one_line():
     state = memory.init(2)
     with pytest.raises(ValueError, match="window 0 is below 1"):
         AssociativeMemory(Matrix(4), eta=1.0, window=0)
+    for choices, message in [
+        (
+            {"rule": "gd"},
+            r"rule is 'gd', which cannot be used as one; give the thing itself, such as everlearn\.rules\.gd",
+        ),
+        ({"objective": "l2"}, "objective is 'l2', which cannot"),
+        ({"objective": Lp}, "objective is the class Lp, which cannot"),
+        ({"retention": Decay}, "retention is the class Decay, which cannot"),
+        ({"retention": 0.9}, r"retention is 0\.9, which cannot"),
+        ({"architecture": Matrix}, "architecture is the class Matrix, which cannot"),
+        ({"architecture": 4}, "architecture is 4, which cannot"),
+        ({"window": 2.5}, r"window 2\.5 is no whole number of tokens; give one >= 1"),
+    ]:
+        with pytest.raises(ValueError, match=message) as error:
+            AssociativeMemory(**{"architecture": Matrix(4), "eta": 1.0} | choices)
+        assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="eta is None, a number >= 0 is needed"):
         AssociativeMemory(Matrix(4))
     with pytest.raises(ValueError, match=r"eta is 1\.0, None"):

@@ -51,6 +51,7 @@ def test_equations_are_understood_however_they_are_written(text, expected):
         ("76-82", "NL eq. 76-82 is not on the list of equations; the nearest on it: NL eq. 75, NL eq. 83; see all: "),
         ("Titans alg 1", "Titans alg. 1 is not on the list of equations; it has NL eq., NL alg., NL def., NL sec., "),
         ("65-64", "the range NL eq. 65-64 does not count up; write it like NL eq. 64-65"),
+        ("7.3", "NL eq. 7.3 is not on the list of equations; it has NL sec. 7.3; see all: "),
         ("phlogiston", "nothing on the list is called 'phlogiston'; give a number (71), a range (64-65), "),
         ("Miras", "nothing on the list is called 'Miras'; give "),
         ("71x", "nothing on the list is called '71x'; give "),

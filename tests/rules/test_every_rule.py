@@ -166,6 +166,20 @@ def test_the_type_of_the_weights_is_kept(rule, dtype):
     assert {weights.dtype, *(slot.dtype for slot in slots.values())} == {dtype}
 
 
+@pytest.mark.parametrize("rule", [rules.dgd, rules.least_squares, rules.owm])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_where_something_is_solved_half_precision_is_float32_but_for_rounding(rule, dtype):
+    """Two steps from the same rounded numbers, to a few units of the shorter type; its weights stay of that type."""
+    weights, keys, values = (x.to(dtype) for x in stream(CASES[rule], 2))
+    key, grad = keys[0], gradient(CASES[rule], weights, keys[0], values[0])
+    got, slots = rule(weights, grad, key, {}, eta=ETA)
+    got, _ = rule(got, grad, key, slots, eta=ETA)
+    assert got.dtype == dtype
+    same, slots = rule(weights.float(), grad.float(), key.float(), {}, eta=ETA)
+    same, _ = rule(same, grad.float(), key.float(), slots, eta=ETA)
+    torch.testing.assert_close(got.float(), same, rtol=0, atol=8 * torch.finfo(dtype).eps * float(same.abs().max()))
+
+
 @every_rule
 def test_a_step_size_for_each_row(rule):
     W, keys, values = stream(CASES[rule], 2)

@@ -24,7 +24,8 @@ class Options:
     """
 
     target: Annotated[str, tyro.conf.arg(metavar="TARGET")]
-    """a config.json, or a folder with one, of Hugging Face or of ours; or a preset: transformer++, delta_net"""
+    """a config.json, or a folder with one, of Hugging Face or of ours; or a preset: transformer++, delta_net,
+    gated_delta_net, hope_attention"""
     optimizer: Literal["adamw", "sgd", "momentum", "muon", "none"] = "adamw"
     """what trains it; none for a model that is only read"""
     levels: tuple[int, ...] = ()
@@ -57,6 +58,8 @@ def run(options: Options) -> int:
     out.finish({"target": options.target, **system.to_dict()})
     repeat = {"levels": options.levels} if options.levels else {}
     ahead = command("describe", "delta_net", levels=(64, 256, 1024))
+    if options.target == "delta_net" and options.levels:
+        ahead = command("describe", "hope_attention")
     out.say(f"next: {ahead if options.svg else command('describe', options.target, **repeat, svg='levels.svg')}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from everlearn.layers.inputs import check_input
@@ -69,8 +70,10 @@ class ContinuumMemory(LeveledMemory, ABC):
         """
         state = state or LayerState()
         check_input(x, self.dim, None, state)
-        if state.memory:
-            self._check(state)
+        weights = self.weights(state) if state.memory else {}
+        own = next(iter(weights.values()), next(self.parameters())).dtype
+        if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"input is {x.dtype}, but the weights are {own}; convert it, or run it under autocast")
         return self._read(x, state.memory), state
 
     @abstractmethod

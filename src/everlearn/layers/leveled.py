@@ -335,7 +335,7 @@ class LeveledMemory(nn.Module, ABC):
         return chain
 
     def _check(self, state: LayerState) -> None:
-        """Refuse a state without this memory's weights."""
+        """Refuse a state without this memory's weights, what they have collected, and their clocks."""
         for level in self.learning_levels:
             for part, start in self._start(level.name, {}).items():
                 found = state.memory.get(f"{level.name}.{part}")
@@ -344,6 +344,13 @@ class LeveledMemory(nn.Module, ABC):
                     raise ValueError(
                         f"the state is another memory's: {level.name}.{part} is {got}, here it is "
                         f"{tuple(start.shape)}; start from initial_state(batch_size)"
+                    )
+        for level in self._stepping:
+            for name in (*(f"{part}.grad" for part in self._start(level.name, {})), "tokens"):
+                if f"{level.name}.{name}" not in state.memory:
+                    raise ValueError(
+                        f"the state is another memory's: {level.name}.{name} is missing, which a level that learns "
+                        "has here; start from initial_state(batch_size)"
                     )
 
     def _start(self, level: str, memory: Tensors) -> Tensors:

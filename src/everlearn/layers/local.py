@@ -46,7 +46,8 @@ def associate(
         y: [B, T, dim], read before the write of the same token; arbitrary but finite at padding.
         state: to pass to the next call. Without autograd, both are cut from any graph.
     Raises:
-        ValueError: shapes that do not fit, an objective that does not give [B, n], or a gradient that is not finite.
+        ValueError: shapes, a dtype or a state that does not fit, an objective that does not give [B, n] or does not
+            depend on the prediction, or a gradient that is not finite.
     Example:
         >>> from everlearn.layers import CMS
         >>> from everlearn.levels import Level
@@ -62,6 +63,7 @@ def associate(
             "[B, T, ...]"
         )
     state = state if state and state.memory else memory.initial_state(len(x))
+    memory.weights(state)  # refuses the state of another memory
     real = torch.full((len(x),), x.shape[1], device=x.device) if mask is None else mask.sum(1)
     if mask is not None:
         # the gradient of what is not counted must be zero, whatever stands there
@@ -105,14 +107,23 @@ def _piece(
         if not weights:
             return (y if outer else y.detach()), state
         loss = objective(y, values)
-        if loss.shape != x.shape[:2]:
+        if not isinstance(loss, Tensor) or loss.shape != x.shape[:2]:
+            given = tuple(loss.shape) if isinstance(loss, Tensor) else loss
             raise ValueError(
-                f"the objective gives {tuple(loss.shape)} for {tuple(x.shape[:2])} tokens; return one loss for each "
+                f"the objective gives {given} for {tuple(x.shape[:2])} tokens; return one loss for each "
                 "token, [B, n], such as ((prediction - value) ** 2).sum(-1)"
             )
         real = torch.arange(x.shape[1], device=x.device) < count[:, None]
         mean = torch.where(real, loss, 0.0).sum(1) / count.clamp_min(1)
-        grads = torch.autograd.grad(mean.sum(), weights, retain_graph=outer, create_graph=outer and second_order)
+        grads: tuple[Tensor, ...] = ()
+        if loss.requires_grad:
+            order = outer and second_order
+            grads = torch.autograd.grad(mean.sum(), weights, retain_graph=outer, create_graph=order, allow_unused=True)
+    if not grads or any(grad is None for grad in grads):
+        raise ValueError(
+            "the objective's loss does not depend on the prediction, so it has no gradient; compute it from the first "
+            "argument in torch, without detach, item or numpy"
+        )
     if not all(bool(torch.isfinite(grad).all()) for grad in grads):
         raise ValueError("a gradient of the objective is not finite; nothing was written; look for NaN in x and values")
     written, _ = memory.write(memory.accumulate(tracked, grads, count))

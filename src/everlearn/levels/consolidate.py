@@ -116,7 +116,7 @@ def consolidate(
     A mean over rows is the plain mean: one bad row moves it. `largest_row` shows such a row, the guard has to catch it.
 
     Args:
-        model: left untouched, bit for bit.
+        model: left untouched, bit for bit, unless the guard writes into it.
         state: of this model.
         levels: names of levels that learn. Nested levels share one start, so that only one of them can be named.
         guard: (old, new) -> verdict, such as `learn.ModelGuard`; there is none that accepts everything.
@@ -125,7 +125,8 @@ def consolidate(
         model: the copy that has learned, or the given model itself when the guard refuses.
         event: what an audit keeps, either way.
     Raises:
-        ValueError: no level or row, one that does not exist, a state of another model, or one that is not finite.
+        ValueError: no level or row, one that does not exist, a state of another model, or one that is not finite; a
+            guard that returns no Verdict, or that changes one of the models.
     """
     if isinstance(levels, str):
         raise ValueError(f"levels is the word {levels!r}, which counts letter by letter; give a list: [{levels!r}]")
@@ -144,17 +145,31 @@ def consolidate(
             largest_row[name] = float((taken[name] - start).flatten(1).norm(dim=1).max()) / unit
             start.copy_(mean)
     number = len(next(iter(taken.values())))
+    after = candidate.fingerprint()
     verdict = guard(model, candidate)
+    _check_guard(verdict, {"given": (model, before), "new": (candidate, after)})
     event = Consolidation(
         levels,
         tuple(range(number) if rows is None else rows),
         before,
-        candidate.fingerprint(),
+        after,
         change,
         largest_row,
         verdict,
     )
     return (candidate if verdict.accepted else model), event
+
+
+def _check_guard(verdict: object, models: Mapping[str, tuple[Consolidating, str]]) -> None:
+    """Refuse what is no verdict, and a model that is no longer what its fingerprint was taken of."""
+    if not isinstance(verdict, Verdict):
+        raise ValueError(f"the guard returned {verdict!r}; a Verdict is needed: return Verdict(accepted, reason, {{}})")
+    for name, (model, before) in models.items():
+        if model.fingerprint() != before:
+            raise ValueError(
+                f"the guard changed the {name} model, which it may only read, so nothing was consolidated; measure on "
+                "a copy.deepcopy of it, and load the given model again if it was that one"
+            )
 
 
 def _numbers(rows: Sequence[int] | Tensor) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -23,6 +24,7 @@ FLOWS = {
 }
 MARGIN, GAP, PAD, LINE, HEAD, LANE = 24, 12, 12, 16, 28, 16
 NARROWEST = 700
+UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def draw(system: NestedSystem) -> str:
     _draw_lanes(svg, lanes, bands, left + breadth)
     _legend(svg, kinds, bottom + MARGIN + 12)
     ET.indent(svg)
-    return ET.tostring(svg, encoding="unicode") + "\n"
+    # a name may hold characters that no XML document may
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", ET.tostring(svg, encoding="unicode")) + "\n"
 
 
 def _title(system: NestedSystem) -> tuple[str, str]:

@@ -72,7 +72,7 @@ def survey(model: nn.Module, optimizers: Sequence[Optimizer]) -> tuple[list[Comp
             own = {holders[names[id(p)]] for p in parameters if id(p) in names}
             name = _unlike(component.name, [row.name for row in rows])
             rows.append(replace(component, name=name, gradient_of=tuple(w.name for w in weights if w.name in own)))
-    return rows, [*_unknown(model, found), *unknown_memory(optimizers), *_tied(model)]
+    return rows, [*_unknown(model, found), *_astray(model, said), *unknown_memory(optimizers), *_tied(model)]
 
 
 def _unknown(model: nn.Module, found: list[Found]) -> list[str]:
@@ -84,6 +84,27 @@ def _unknown(model: nn.Module, found: list[Found]) -> list[str]:
         f"{kind} is not a module that is known here; if it keeps a memory, that is not shown"
         for kind in dict.fromkeys(kinds)
     ]
+
+
+def _astray(model: nn.Module, said: list[Found]) -> list[str]:
+    """Say which names a layer gives that nothing in the model bears, and which weights are no parameters."""
+    there = {name for name, _ in [*model.named_modules(), *model.named_parameters(remove_duplicate=False)]}
+    there |= {place for item in said if item.component.is_memory for place in item.places}
+    notes = []
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        names = vars(module).keys() | dict(module.named_children()).keys()
+        if "_packed_params" in names and not path.endswith("_packed_params"):
+            notes.append(f"{kind} keeps its weights packed, outside its parameters; they are not counted")
+        for component in own_components(module) or []:
+            for field_name in ("owns", "start_from", "gradient_of"):
+                for name in vars(component)[field_name]:
+                    if naming.join(path, name) not in there:
+                        notes.append(
+                            f"{field_name} of component {component.name!r} of {kind} names {name!r}, which is not "
+                            "there; it is left out"
+                        )
+    return list(dict.fromkeys(notes))
 
 
 def _tied(model: nn.Module) -> list[str]:
@@ -186,6 +207,9 @@ def _merge(found: list[Found]) -> tuple[list[Component], dict[str, str]]:
             parameter_bytes=nbytes(weights),
             state_bytes=sum(item.component.state_bytes for item in items),
             token_bytes=sum(item.component.token_bytes for item in items),
+            gradient_of=_starts(
+                [n for item in items for n in item.refers(item.component.gradient_of)], holders, stores
+            ),
             start_from=_starts([n for item in items for n in item.refers(item.component.start_from)], holders, stores),
             conditioned_on=_resolve([n for item in items for n in item.refers(item.component.conditioned_on)], holders),
         )

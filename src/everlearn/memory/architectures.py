@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from everlearn.memory.feature_maps import FeatureMap, identity
 from everlearn.memory.state import Tensors
 
 
+@runtime_checkable
 class Architecture(Protocol):
     """A function of a query with weights that a rule can change; it holds sizes, never weights.
 
@@ -58,10 +59,15 @@ class Vector:
 
     Args:
         dim: length of keys and values.
+    Raises:
+        ValueError: a length below 1.
     """
 
     dim: int
     implicit: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(dim=self.dim)
 
     @property
     def dim_v(self) -> int:
@@ -91,12 +97,17 @@ class Matrix:
         feature_map: phi; see `everlearn.memory.feature_maps`.
         implicit: divide the step size by 1 + eta |phi(k)|^2; with unit keys, no feature map and eta <= 1 there is no
             need, and the plain delta rule is exact.
+    Raises:
+        ValueError: a length below 1.
     """
 
     dim: int
     value_dim: int | None = None
     feature_map: FeatureMap = identity
     implicit: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(dim=self.dim, value_dim=self.value_dim)
 
     @property
     def dim_v(self) -> int:
@@ -127,11 +138,16 @@ class ResidualMLP:
         dim: length of keys and values.
         hidden_dim: length of the hidden layer.
         implicit: divide each layer's step size by 1 + eta |u|^2, u its own input.
+    Raises:
+        ValueError: a length below 1.
     """
 
     dim: int
     hidden_dim: int
     implicit: bool = True
+
+    def __post_init__(self) -> None:
+        check_sizes(dim=self.dim, hidden_dim=self.hidden_dim)
 
     @property
     def dim_v(self) -> int:
@@ -167,7 +183,7 @@ class NonParametric:
         window: pairs that are kept, the newest; None keeps all.
         scale: of the scores; None is 1 / sqrt(dim).
     Raises:
-        ValueError: a window below 1.
+        ValueError: a length or a window below 1.
     """
 
     dim: int
@@ -176,8 +192,10 @@ class NonParametric:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window {self.window} is below 1, so nothing would be kept; give one >= 1 or None")
+        check_sizes(dim=self.dim, value_dim=self.value_dim)
+        if self.window is not None and not (isinstance(self.window, int) and self.window >= 1):
+            reason = "below 1, so nothing would be kept" if self.window < 1 else "no whole number of pairs"
+            raise ValueError(f"window {self.window} is {reason}; give one >= 1 or None")
 
     @property
     def dim_v(self) -> int:
@@ -226,3 +244,10 @@ class NonParametric:
             else:
                 grown[name] = added
         return grown
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Refuse a length that is no whole number above zero; None stands for another one."""
+    for name, size in sizes.items():
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"{name} is {size!r}; a length is a whole number >= 1: give one, such as 8")

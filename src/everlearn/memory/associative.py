@@ -60,8 +60,6 @@ class AssociativeMemory(nn.Module):
     ) -> None:
         super().__init__()
         retention = Keep() if retention is None else retention
-        if window < 1:
-            raise ValueError(f"window {window} is below 1, so nothing would be written; give 1 for the newest token")
         if reason := refusal(architecture, objective, retention, rule, window):
             raise ValueError(reason)
         if (eta is None) != (rule is None) or (eta is not None and not 0 <= eta < math.inf):

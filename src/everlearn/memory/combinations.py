@@ -56,6 +56,8 @@ def refusal(
         >>> refusal(Matrix(4), l2, Keep(), oja)
         'oja finds the value in the gradient of dot alone; give objective=dot, or gd'
     """
+    if reason := _of_another_kind(architecture, objective, retention, rule, window):
+        return reason
     if isinstance(architecture, NonParametric):
         return _of_kernel(objective, retention, rule, window)
     if rule is None:
@@ -69,6 +71,27 @@ def refusal(
         return _of_linear(architecture, objective, retention, rule, window)
     if isinstance(architecture, ResidualMLP) and objective is dot and not isinstance(retention, TrustRegion):
         return _of_two_layers(architecture, retention, rule)
+    return None
+
+
+def _of_another_kind(
+    architecture: object, objective: object, retention: object, rule: object, window: int
+) -> str | None:
+    """Say which argument is no choice at all: a word, or a class where one of its objects is needed."""
+    fits = {
+        "architecture": (architecture, isinstance(architecture, Architecture | NonParametric), "such as Matrix(8)"),
+        "objective": (objective, callable(objective), "such as l2 or Huber(1.0)"),
+        "retention": (retention, isinstance(retention, Retention), "such as Keep() or Decay(0.99)"),
+        "rule": (rule, rule is None or callable(rule), "such as everlearn.rules.gd"),
+    }
+    for name, (given, fit, example) in fits.items():
+        if not fit or isinstance(given, type):
+            what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+            return f"{name} is {what}, which cannot be used as one; give the thing itself, {example}"
+    if not isinstance(window, int):
+        return f"window {window!r} is no whole number of tokens; give one >= 1"
+    if window < 1:
+        return f"window {window} is below 1, so nothing would be written; give 1 for the newest token"
     return None
 
 

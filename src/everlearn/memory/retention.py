@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class Retention(Protocol):
     """Two hooks around the rule's step, `new = after(rule(before(old, start), grad(old)), old)`.
 

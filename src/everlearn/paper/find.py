@@ -156,5 +156,8 @@ def _near(series: str, number: str) -> str:
     if not same:
         return f"it has {', '.join(dict.fromkeys(label.rsplit(' ', 1)[0] for label in EQUATIONS))}"
     here = order(f"{series} {number}")
+    others = [x for x in EQUATIONS if x.startswith(f"{series.split()[0]} ") and x.split()[-1] == number]
+    if others:  # the same number of another kind, such as a section
+        return f"it has {', '.join(others)}"
     below, above = [x for x in same if order(x) < here], [x for x in same if order(x) > here]
     return f"the nearest on it: {', '.join(below[-1:] + above[:1])}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from everlearn.rules.keys import key_block
-from everlearn.rules.shapes import as_matrix
+from everlearn.rules.shapes import as_matrix, wide
 from everlearn.rules.types import Slots
 
 
@@ -39,7 +39,7 @@ def dgd(
         eta: step size, >= 0, a number or [..., 1, 1]; any size is stable, since the step is implicit in the decay.
         rho: weight of the decay, >= 0, a number or [..., 1, 1]; 0 is `gd`.
     Returns:
-        weights: the changed weights; the argument is left untouched.
+        weights: the changed weights; the argument is left untouched. Half precision is solved in float32.
         slots: as given.
     Raises:
         ValueError: no key, or keys that do not fit the weights.
@@ -50,8 +50,8 @@ def dgd(
         >>> round((W @ k).item(), 3)
         5.0
     """
-    keys = key_block("dgd", key, weights)
-    moved = as_matrix(weights - eta * grad)
+    keys = wide(key_block("dgd", key, weights))
+    moved = wide(as_matrix(weights - eta * grad))
     decay = torch.as_tensor(eta * rho, dtype=moved.dtype, device=moved.device)
     size, dim = keys.shape[-2:]
     if size <= dim:
@@ -61,4 +61,4 @@ def dgd(
     else:
         inner = torch.eye(dim, dtype=moved.dtype, device=moved.device) + decay * keys.mT @ keys
         moved = torch.linalg.solve(inner, moved.mT).mT
-    return moved.reshape(weights.shape), slots
+    return moved.reshape(weights.shape).to(weights.dtype), slots

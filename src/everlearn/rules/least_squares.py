@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from everlearn.rules.keys import key_block
+from everlearn.rules.shapes import wide
 from everlearn.rules.types import Slots
 
 
@@ -48,7 +49,8 @@ def least_squares(
         weights: [..., N, D].
         grad: gradient at `weights` of sum_t w_t/2 |W k_t - v_t|^2, so sum_t w_t (W k_t - v_t) k_t^T, [..., N, D].
         key: the layer's inputs, [..., T, D], or one of them for each matrix, [..., D].
-        slots: {} before the first step, then {"precision": P, [..., D, D]}; a P of zeros has not started either.
+        slots: {} before the first step, then {"precision": P, [..., D, D]}, which is float32 for weights in half
+            precision; a P of zeros has not started either.
         eta: share of the exact step, 1 takes all of it.
         weight: w, [..., T] or a number, >= 0.
         ridge: the prior scatter that the first step starts from, in units of a squared key.
@@ -64,12 +66,13 @@ def least_squares(
         5.0
     """
     keys = key_block("least_squares", key, weights)
-    old = start_precision(keys.shape[-1], ridge, weights.dtype).to(weights.device)
+    old = start_precision(keys.shape[-1], ridge, wide(weights).dtype).to(weights.device)
     if slots:
         begun = slots["precision"].diagonal(dim1=-2, dim2=-1).sum(-1) > 0
         old = torch.where(begun[..., None, None], slots["precision"], old)
     precision = add_records(old, keys, weight)
-    return weights - eta * (grad @ precision), {"precision": precision}
+    moved = weights - eta * (grad.to(precision.dtype) @ precision)
+    return moved.to(weights.dtype), {"precision": precision}
 
 
 def add_records(precision: Tensor, key: Tensor, weight: float | Tensor = 1.0) -> Tensor:

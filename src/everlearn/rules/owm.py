@@ -7,7 +7,7 @@ from torch import Tensor
 
 from everlearn.rules.average import decaying_average
 from everlearn.rules.keys import key_block
-from everlearn.rules.shapes import as_matrix, one_each, unit
+from everlearn.rules.shapes import as_matrix, one_each, unit, wide
 from everlearn.rules.types import Slots
 
 
@@ -40,7 +40,7 @@ def owm(
         grad: its gradient, same shape.
         key: the layer's inputs, [..., T, in], or one, [..., in].
         slots: {} before the first step, then "m" like the weights, "mass", "scatter" (S) and "precision" (P),
-            [..., in, in], and "phase", steps since the last refresh.
+            [..., in, in], float32 for weights in half precision, and "phase", steps since the last refresh.
         eta: step size in units of the gradient, >= 0, a number or [..., 1, 1]; about three times that of `gd`.
         beta: share of the old momentum that is kept, in [0, 1).
         kappa: how strongly an input is protected, >= 0; 0 is `momentum`.
@@ -51,13 +51,14 @@ def owm(
     Raises:
         ValueError: no key, or keys that do not fit the weights.
     """
-    directions = unit(key_block("owm", key, weights), -1)
+    directions = unit(wide(key_block("owm", key, weights)), -1)
     newest = directions.mT @ directions / max(directions.shape[-2], 1)
     m, kept = decaying_average(slots, "m", as_matrix(grad), beta)
     scatter = slots["scatter"] + newest if slots else newest
     precision, phase = _refreshed(slots, scatter, newest, eta, kappa, refresh_period)
     kept |= {"scatter": scatter, "precision": precision, "phase": phase}
-    return weights - eta * (m @ precision).reshape(weights.shape), kept
+    moved = weights - eta * (m.to(precision.dtype) @ precision).reshape(weights.shape)
+    return moved.to(weights.dtype), kept
 
 
 def _refreshed(

@@ -11,6 +11,11 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor if tensor.ndim > 1 else tensor.reshape(1, -1)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return half precision as float32, which torch can solve in, and anything longer as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def one_each(tensor: Tensor) -> Tensor:
     """Return a zero with the number of dimensions of `tensor`, [1, ..., 1]: where a rule starts to count."""
     return torch.zeros_like(tensor[(slice(0, 1),) * tensor.ndim])
