@@ -57,16 +57,18 @@ def damage_and_gain(runs: list[Row], file: Path) -> Path:
     """Draw the worst damage to what was known against the gain that is kept on Shakespeare."""
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(7, 5))
-    for key in runs[0]["stream"]:
+    figure, axis = pyplot.subplots(figsize=(10, 5))
+    for number, key in enumerate(runs[0]["stream"], 1):
         values = [on_stream(run, key) for run in runs]
         x, y = (mean([value[name] for value in values]) for name in ("kept", "worst"))
-        axis.plot(x, y, "o", color="C0" if key.split(" x")[0] in OURS else "C1")
-        axis.annotate(way_name(key), (x, y), fontsize=6, xytext=(4, 2), textcoords="offset points")
+        axis.plot(x, y, "o", color="C0" if key.split(" x")[0] in OURS else "C1", label=f"{number} {way_name(key)}")
+        axis.annotate(str(number), (x, y), fontsize=7, xytext=(4, 3), textcoords="offset points")
     axis.set_xlabel("gain kept on Shakespeare at the end of the stream [bits per byte]")
     axis.set_ylabel("worst damage to the known book [bits per byte]")
-    axis.axhline(0, color="0.8", linewidth=0.8)
-    axis.margins(x=0.3)
+    # a way that does no damage and one that does much are both to be seen
+    axis.set_yscale("symlog", linthresh=0.05)
+    axis.set_ylim(bottom=-0.005)
+    axis.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", title="blue: levels, orange: baselines")
     return _save(figure, file)
 
 
