@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import Row, row
 from torch import Tensor, nn
 
 from everlearn.convert import ReplacedModel, next_token, replace_attention
 from everlearn.convert.hub import load_base
 from everlearn.convert.text import count_bytes, encode
 from everlearn.recipes.replacement import ReplacementRecipe, gradual
-from results import Row, row
 
 BOOKS = ("tolstoy_war-and-peace", "eliot_middlemarch", "melville_moby-dick")
 HELD_OUT = "austen_pride-and-prejudice"
