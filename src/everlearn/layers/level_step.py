@@ -55,7 +55,8 @@ def step_level(
     """
     count = memory[f"{level.name}.tokens"].clamp_min(1)
     totals = {part: memory[f"{level.name}.{part}.grad"] for part in starts}
-    norms = torch.stack([torch.linalg.vector_norm(total, dim=(1, 2)) for total in totals.values()])
+    # flat first: a sum in the order of the strides would give a gradient that was saved and loaded other bits
+    norms = torch.stack([total.flatten(1).norm(dim=1) for total in totals.values()])
     share = 1 / count.to(norms.dtype) if reduce == "mean" else torch.ones_like(norms[0])
     norms = norms * share
     scales = clip_scale(norms, max_norm) * share

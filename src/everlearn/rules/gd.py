@@ -32,5 +32,6 @@ def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: 
         tensor([0.5000])
     """
     if isinstance(eta, Tensor):
+        # in one pass
         return torch.addcmul(weights, eta, grad, value=-1), slots
-    return torch.sub(weights, grad, alpha=eta), slots
+    return weights - eta * grad, slots
