@@ -13,6 +13,7 @@ from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, where_rows
 from everlearn.ops.delta_rule import delta_rule
+from everlearn.ops.unit import unit
 
 
 class DeltaMemory(nn.Module):
@@ -169,10 +170,3 @@ class DeltaMemory(nn.Module):
         )
         own = ("qkv", "conv", "gates", "norm", "out")
         return [matrix, tail, Component(name="", kind="projections", owns=own)]
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale the last dimension to norm 1, smoothly at zero: never above 1, as the op's bound asks."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    wide = x.to(dtype)
-    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)

@@ -1,5 +1,6 @@
 """Self-modifying Titans: memories that generate the keys, values and gates with which they are written."""
 
+from everlearn.ops.self_modifying.chunk import self_modifying
 from everlearn.ops.self_modifying.rule import (
     DOT,
     L2,
@@ -20,4 +21,5 @@ __all__ = [
     "SelfModifyingRule",
     "SelfModifyingState",
     "fresh_state",
+    "self_modifying",
 ]

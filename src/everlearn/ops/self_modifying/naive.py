@@ -113,8 +113,14 @@ def _unit(x: Tensor) -> Tensor:
 
 def _where(rows: Tensor, new: SelfModifyingState, old: SelfModifyingState) -> SelfModifyingState:
     """Take the new state in some rows, [B] bool, and the old one in the others."""
-    fields = []
-    for ours, theirs in ((new.weights, old.weights), (new.boundary, old.boundary), (new.momentum, old.momentum)):
+
+    def pick(ours: Weights, theirs: Weights) -> Weights:
         pairs = zip(ours, theirs, strict=True)
-        fields.append(tuple(torch.where(rows[:, None, None, None, None], a, b) for a, b in pairs))
-    return SelfModifyingState(*fields, torch.where(rows, new.filled, old.filled))
+        return tuple(torch.where(rows[:, None, None, None, None], a, b) for a, b in pairs)
+
+    return SelfModifyingState(
+        pick(new.weights, old.weights),
+        pick(new.boundary, old.boundary),
+        pick(new.momentum, old.momentum),
+        torch.where(rows, new.filled, old.filled),
+    )
