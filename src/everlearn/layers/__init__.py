@@ -8,6 +8,7 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
+from everlearn.layers.self_modifying import SelfModifyingTitans
 
 __all__ = [
     "CMS",
@@ -16,6 +17,7 @@ __all__ = [
     "DeltaMemory",
     "IndependentCMS",
     "NestedCMS",
+    "SelfModifyingTitans",
     "SwiGLU",
     "Update",
     "associate",
