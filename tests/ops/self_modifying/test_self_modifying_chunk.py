@@ -15,7 +15,7 @@ KINDS = pytest.mark.parametrize("hidden", [0, 5], ids=["matrix", "mlp"])
 OPTIONS = {
     "default": {},
     "l2": {"objective": L2},
-    "implicit": {"implicit": True},
+    "other_step": {"implicit": None},
     "boundary": {"read_boundary": True},
     "momentum": {"beta": 0.7},
     "inner": {"decay_inner": True},
@@ -23,14 +23,22 @@ OPTIONS = {
     "longer_others": {"others_chunk_size": 8},
     "all": {
         "objective": L2,
-        "implicit": True,
         "beta": 0.4,
         "decay_inner": True,
         "read_boundary": True,
         "others_chunk_size": 8,
     },
-    "most": {"objective": L2, "implicit": True, "beta": 0.4, "others_chunk_size": 2},
+    "most": {"objective": L2, "beta": 0.4, "others_chunk_size": 2},
+    "both_chunks": {"decay_inner": True, "others_chunk_size": 8},
 }
+
+
+def rule_for(hidden: int, name: str = "default", **changes) -> SelfModifyingRule:
+    """Steps are plain for matrices and implicit for MLPs, as the hand-written kernels have them, unless asked."""
+    options = {"implicit": hidden > 0, "chunk_size": 4, **OPTIONS[name], **changes}
+    if options["implicit"] is None:
+        options["implicit"] = not hidden
+    return SelfModifyingRule(**options)
 
 
 def gentle(leaves, rule):
@@ -48,9 +56,9 @@ def agree(leaves, rule, mask=None):
 @KINDS
 @pytest.mark.parametrize("anchor", [False, True], ids=["zero", "anchor"])
 @pytest.mark.parametrize("count", [5, 6], ids=["five", "six"])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("options", OPTIONS)
 def test_chunks_equal_the_recurrence_for_every_option(options, count, anchor, hidden):
-    rule = SelfModifyingRule(**{"chunk_size": 4, **options})
+    rule = rule_for(hidden, options)
     leaves = gentle(draw(rows=1, length=11, hidden=hidden, count=count, anchor=anchor), rule)
     agree(leaves, rule)
 
@@ -60,14 +68,34 @@ def test_chunks_equal_the_recurrence_for_every_option(options, count, anchor, hi
     ("chunk_size", "length"), [(1, 7), (2, 7), (3, 10), (7, 20), (16, 40), (63, 64), (64, 64), (64, 70)]
 )
 def test_chunks_of_any_size_equal_the_recurrence(chunk_size, length, hidden):
-    agree(draw(rows=1, length=length, heads=1, hidden=hidden), SelfModifyingRule(chunk_size=chunk_size))
+    agree(draw(rows=1, length=length, heads=1, hidden=hidden), rule_for(hidden, chunk_size=chunk_size))
+
+
+@KINDS
+def test_the_default_rules_have_a_backward_pass_of_their_own(hidden):
+    """What it keeps for that pass: its arguments, which are copied once, and one state for each later piece."""
+    leaves = {name: x.requires_grad_() for name, x in draw(length=12, hidden=hidden).items()}
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.setdefault(x.data_ptr(), x), lambda x: x):
+        y, _ = run(self_modifying, leaves, rule_for(hidden))
+    assert "ByHand" in _ancestors(y.grad_fn)
+    state = 2 * sum(leaves[name].numel() for name in leaves if name.startswith("init"))
+    tokens = sum(leaves[name].numel() for name in TENSORS[:3])
+    assert sum(x.numel() for x in kept.values()) <= tokens + 3 * state + 100
+    y, _ = run(self_modifying, leaves, rule_for(hidden, "momentum"))
+    assert "ByHand" not in _ancestors(y.grad_fn)
+
+
+def _ancestors(node) -> str:
+    """Return the names of all that a result was computed by."""
+    return type(node).__name__ + "".join(_ancestors(parent) for parent, _ in node.next_functions[:1] if parent)
 
 
 @KINDS
 @pytest.mark.parametrize("bias", [9.0, -30.0], ids=["open", "closed"])
 def test_open_and_closed_gates_equal_the_recurrence(bias, hidden):
     """Open at alpha .9999 every chunk still holds what all earlier ones wrote: no error hides behind decay."""
-    rule = SelfModifyingRule(chunk_size=8, implicit=hidden > 0)
+    rule = rule_for(hidden, chunk_size=8)
     agree(draw(rows=1, length=40, hidden=hidden, bias=bias), rule)
 
 
@@ -76,7 +104,7 @@ def test_open_and_closed_gates_equal_the_recurrence(bias, hidden):
 @pytest.mark.parametrize("chunk_size", [1, 4])
 def test_ragged_rows_equal_the_recurrence(options, hidden, chunk_size):
     chunk_size = 1 if OPTIONS[options].get("others_chunk_size", 1) % chunk_size else chunk_size
-    rule = SelfModifyingRule(**{"chunk_size": chunk_size, **OPTIONS[options]})
+    rule = rule_for(hidden, options, chunk_size=chunk_size)
     mask = torch.arange(9) < torch.tensor([9, 0, 5])[:, None]
     agree(draw(rows=3, length=9, hidden=hidden), rule, mask)
 
@@ -85,7 +113,7 @@ def test_ragged_rows_equal_the_recurrence(options, hidden, chunk_size):
 @pytest.mark.parametrize("options", ["default", "momentum", "longer_others", "shorter_others", "boundary"])
 def test_reading_in_any_two_calls_equals_one(options, hidden):
     """The second call begins within a chunk, and the state it begins from holds that chunk."""
-    rule = SelfModifyingRule(**{"chunk_size": 4, **OPTIONS[options]})
+    rule = rule_for(hidden, options)
     leaves = draw(length=11, hidden=hidden)
     y, end = run(self_modifying, leaves, rule)
     for cut in range(12):
@@ -103,7 +131,7 @@ def part(leaves, start, stop):
 @KINDS
 @pytest.mark.parametrize("options", ["default", "momentum", "longer_others"])
 def test_rows_that_advance_at_different_speeds_equal_each_alone(options, hidden):
-    rule = SelfModifyingRule(**{"chunk_size": 4, **OPTIONS[options]})
+    rule = rule_for(hidden, options)
     leaves = draw(rows=3, length=12, hidden=hidden)
     state, place, got = None, [0, 0, 0], [[], [], []]
     for take in ([3, 5, 0], [1, 1, 1], [5, 0, 4], [1, 0, 1], [0, 6, 3]):
@@ -130,7 +158,7 @@ def test_rows_that_advance_at_different_speeds_equal_each_alone(options, hidden)
 @KINDS
 def test_derivatives_are_those_of_finite_differences(hidden):
     leaves = draw(rows=1, length=4, heads=1, dim=2, hidden=hidden and 2)
-    rule = SelfModifyingRule(chunk_size=2, implicit=hidden > 0)
+    rule = rule_for(hidden, chunk_size=2)
 
     def outputs(*tensors):
         y, state = run(self_modifying, dict(zip(leaves, tensors, strict=True)), rule)
@@ -143,7 +171,7 @@ def test_derivatives_are_those_of_finite_differences(hidden):
 
 @KINDS
 def test_rows_and_heads_do_not_mix(hidden):
-    leaves, rule = draw(rows=2, length=9, hidden=hidden), SelfModifyingRule(chunk_size=4)
+    leaves, rule = draw(rows=2, length=9, hidden=hidden), rule_for(hidden)
     y, state = run(self_modifying, leaves, rule)
     for name in TENSORS[:3]:
         changed = leaves[name].clone()
@@ -165,7 +193,7 @@ def test_rows_and_heads_do_not_mix(hidden):
 @KINDS
 @pytest.mark.parametrize("t", [0, 3, 4, 8])
 def test_a_token_changes_no_earlier_output(hidden, t):
-    leaves, rule = draw(length=9, hidden=hidden), SelfModifyingRule(chunk_size=4)
+    leaves, rule = draw(length=9, hidden=hidden), rule_for(hidden)
     y, _ = run(self_modifying, leaves, rule)
     for name in TENSORS[:3]:
         changed = leaves[name].clone()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everlearn.ops.self_modifying.layout import Piece
 from everlearn.ops.self_modifying.matrix import MatrixKernel
+from everlearn.ops.self_modifying.mlp import MLPKernel
 from everlearn.ops.self_modifying.piece import Tokens, step
 from everlearn.ops.self_modifying.rule import MAIN, Readouts, SelfModifyingRule, Weights
 
@@ -35,7 +36,7 @@ class Kernel(Protocol):
         ...
 
 
-KERNELS: tuple[type[Kernel], ...] = (MatrixKernel,)
+KERNELS: tuple[type[Kernel], ...] = (MatrixKernel, MLPKernel)
 
 
 class Plan(NamedTuple):
@@ -125,8 +126,8 @@ class _ByHand(torch.autograd.Function):
         """Return y, then the weights, then the boundary."""
         tokens, readouts, weights, boundary = _unpack(live, leaves)
         y, after, last, states = _run(plan.kernel, tokens, readouts, weights, boundary, plan.pieces)
-        ctx.plan, ctx.states = plan, states[1:]
-        ctx.save_for_backward(live, *leaves)
+        ctx.plan, ctx.leaves = plan, len(leaves)
+        ctx.save_for_backward(live, *leaves, *(x for state in states[1:] for part in state for x in part))
         # outputs must be tensors of their own; a boundary that is the weights is not used
         kept = (x.new_empty(0) for x in last) if _all_end(plan.pieces[-1]) else (x.clone() for x in last)
         return y, *after, *kept
@@ -134,12 +135,15 @@ class _ByHand(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_y: Tensor, *d_ends: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the leaves; differentiable by way of `differentiable` where that is asked for."""
-        live, *leaves = ctx.saved_tensors
+        live, *saved = ctx.saved_tensors
+        leaves, later = tuple(saved[: ctx.leaves]), saved[ctx.leaves :]
         count = len(d_ends) // 2
         d_weights, d_boundary = d_ends[:count], d_ends[count:]
         if torch.is_grad_enabled():
-            return None, None, *_again(ctx.plan, live, tuple(leaves), (d_y, *d_weights, *d_boundary))
-        return None, None, *_backward(ctx.plan, ctx.states, live, tuple(leaves), d_y, d_weights, d_boundary)
+            return None, None, *_again(ctx.plan, live, leaves, (d_y, *d_weights, *d_boundary))
+        starts = range(0, len(later), 2 * count)
+        states = [(tuple(later[i : i + count]), tuple(later[i + count : i + 2 * count])) for i in starts]
+        return None, None, *_backward(ctx.plan, states, live, leaves, d_y, d_weights, d_boundary)
 
 
 def _backward(
