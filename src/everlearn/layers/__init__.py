@@ -8,7 +8,7 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
-from everlearn.layers.self_modifying import SelfModifyingTitans
+from everlearn.layers.self_modifying import SelfModifyingRule, SelfModifyingTitans
 
 __all__ = [
     "CMS",
@@ -17,6 +17,7 @@ __all__ = [
     "DeltaMemory",
     "IndependentCMS",
     "NestedCMS",
+    "SelfModifyingRule",
     "SelfModifyingTitans",
     "SwiGLU",
     "Update",

@@ -10,14 +10,18 @@ from everlearn.layers.cms import CMS, IndependentCMS
 from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.delta_net import DeltaMemory
 from everlearn.layers.nested import NestedCMS
+from everlearn.layers.self_modifying import SelfModifyingRule, SelfModifyingTitans
 from everlearn.levels import Level
 from everlearn.models.config import DecoderConfig
 
-Mixer = Attention | DeltaMemory
+Mixer = Attention | DeltaMemory | SelfModifyingTitans
 MIXERS: dict[str, Callable[[DecoderConfig], Mixer]] = {
     "attention": lambda c: Attention(c.dim, c.num_heads, window=c.window),
     "delta_net": lambda c: DeltaMemory(c.dim, c.num_heads),
     "gated_delta_net": lambda c: DeltaMemory(c.dim, c.num_heads, gated=True),
+    "self_modifying": lambda c: SelfModifyingTitans(
+        c.dim, c.num_heads, rule=SelfModifyingRule(chunk_size=c.mixer_chunk_size)
+    ),
 }
 
 MEMORIES: dict[str, Callable[[DecoderConfig], ContinuumMemory]] = {
@@ -34,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "delta_net": {"mixer": "delta_net"},
     "gated_delta_net": {"mixer": "gated_delta_net"},
     "hope_attention": {"mixer": "attention", "levels": HOPE_LEVELS},
+    "hope": {"mixer": "self_modifying", "levels": HOPE_LEVELS},
 }
 
 
@@ -42,7 +47,8 @@ def preset(name: str, *, levels: Sequence[Level] | None = None, **changes: Any) 
 
     Args:
         name: "transformer++" (RMSNorm, RoPE, SwiGLU), "delta_net" or "gated_delta_net", with a plain MLP unless levels
-            are given; "hope_attention", which is transformer++ with a Continuum Memory System for its MLP.
+            are given; "hope_attention", which is transformer++ with a Continuum Memory System for its MLP; "hope",
+            which has self-modifying Titans in the place of attention as well.
         levels: levels of a Continuum Memory System; () means a plain MLP, None what the preset has.
         changes: any other field of `DecoderConfig`.
     Raises:
