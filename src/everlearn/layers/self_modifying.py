@@ -74,6 +74,7 @@ class SelfModifyingTitans(nn.Module):
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.rule = rule or SelfModifyingRule(implicit=hidden_dim is not None)
         self.hidden_dim, self.anchored, self.conv_width = hidden_dim, anchored, conv_width
+        self.parts = ("S",) if hidden_dim is None else ("W1", "W2")
         self.memories = MEMORIES if generate_q else MEMORIES[:-1]
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.conv = nn.Parameter(torch.empty(conv_width, 3 * dim).uniform_(-1, 1) / math.sqrt(conv_width))
@@ -106,9 +107,8 @@ class SelfModifyingTitans(nn.Module):
 
     def _pack(self, state: SelfModifyingState) -> Tensors:
         """Name the tensors of a state: "weights.S" and so on."""
-        names = tuple(self.learned_start())
         parts = zip(PARTS, (state.weights, state.boundary, state.momentum), strict=True)
-        named = {f"{part}.{name}": w for part, own in parts for name, w in zip(names, own, strict=False)}
+        named = {f"{part}.{name}": w for part, own in parts for name, w in zip(self.parts, own, strict=False)}
         return {**named, "filled": state.filled}
 
     def _unpack(self, memory: Tensors, starts: Tensors) -> SelfModifyingState:

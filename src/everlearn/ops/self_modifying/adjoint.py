@@ -94,7 +94,13 @@ def inverse(strictly_lower: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(strictly_lower, eye, upper=False, unitriangular=True)
 
 
+def both_gates(readouts: Readouts) -> tuple[Tensor, Tensor]:
+    """Return the vectors of both gates, [G, 2, D], and their biases, [G, 1, 2]."""
+    vectors = torch.stack([readouts.eta, readouts.alpha], 1)
+    return vectors, torch.stack([readouts.eta_bias, readouts.alpha_bias], -1).unsqueeze(1)
+
+
 def readout_gradients(d_vectors: Tensor, d_logits: Tensor) -> Readouts:
-    """Return the gradients by the readouts of d_vectors [G, D, 2] and of the logits [G, C, 2]."""
+    """Return the gradients by the readouts of d_vectors [G, 2, D] and of the logits [G, C, 2]."""
     bias = d_logits.sum(1)
-    return Readouts(d_vectors[..., 0], bias[:, 0], d_vectors[..., 1], bias[:, 1])
+    return Readouts(d_vectors[:, 0], bias[:, 0], d_vectors[:, 1], bias[:, 1])

@@ -184,10 +184,9 @@ def _generate(tokens: Tokens, readouts: Readouts, boundary: Weights) -> Made:
     asked = [Asked(each, F.silu(each)) for each in z]
     k, k_scale = adjoint.unit_and_scale(tokens.k_in + asked[0].h @ b1[:, 0].mT)
     v, v_scale = adjoint.unit_and_scale(tokens.v_in + asked[1].h @ b1[:, 1].mT)
-    vectors = torch.stack([readouts.eta, readouts.alpha], 1)  # [G, 2, D]
+    vectors, biases = adjoint.both_gates(readouts)
     readers = (vectors.unsqueeze(-2) @ b1[:, 2:4]).squeeze(-2)
     hidden = torch.stack([(asked[2 + j].h @ readers[:, j].unsqueeze(-1)).squeeze(-1) for j in range(2)], -1)
-    biases = torch.stack([readouts.eta_bias, readouts.alpha_bias], -1).unsqueeze(1)
     gates = adjoint.gates(biases + tokens.k_in @ vectors.mT + hidden, tokens.live)
     z_k, z_v = ((x @ b2.flatten(1, 2).mT).unflatten(-1, b2.shape[1:3]).transpose(1, 2).contiguous() for x in (k, v))
     value, value_scale = adjoint.unit_and_scale(v.unsqueeze(1) + F.silu(z_v) @ b1.mT)
@@ -236,9 +235,9 @@ def _generate_backward(
     d_k = adjoint.unit_backward(d.k + flat_k @ flat, made.k, made.k_scale)
     d_b2 = (flat_v.mT @ v + flat_k.mT @ made.k).view_as(b2)
 
-    vectors = torch.stack([readouts.eta, readouts.alpha], 1)
+    vectors, _ = adjoint.both_gates(readouts)
     d_x, d_v_in = d_k + d.logits @ vectors, d_v
-    d_vectors = (tokens.k_in.mT @ d.logits).mT
+    d_vectors = d.logits.mT @ tokens.k_in
     for m in range(4):
         source, asked = tokens.v_in if m == 1 else tokens.k_in, made.asked[m]
         if m < 2:
@@ -257,7 +256,7 @@ def _generate_backward(
             d_v_in = d_v_in + d_z @ b2[:, m]
         else:
             d_x = d_x + d_z @ b2[:, m]
-    return d_x, d_v_in, adjoint.readout_gradients(d_vectors.mT, d.logits), (d_b1, d_b2)
+    return d_x, d_v_in, adjoint.readout_gradients(d_vectors, d.logits), (d_b1, d_b2)
 
 
 def _curvature(z: Tensor) -> Tensor:
