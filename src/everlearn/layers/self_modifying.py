@@ -111,24 +111,25 @@ class SelfModifyingTitans(nn.Module):
         named = {f"{part}.{name}": w for part, own in parts for name, w in zip(self.parts, own, strict=False)}
         return {**named, "filled": state.filled}
 
-    def _unpack(self, memory: Tensors, starts: Tensors) -> SelfModifyingState:
+    def _unpack(self, memory: Tensors) -> SelfModifyingState:
         """Return the op's state from named tensors.
 
         Raises:
             ValueError: a tensor that is missing, or of another shape.
         """
-        parts = PARTS if self.rule.beta else PARTS[:2]
         found: dict[str, tuple[Tensor, ...]] = {"momentum": ()}
-        for part in parts:
-            for name, start in starts.items():
-                own = memory.get(f"{part}.{name}")
-                if own is None or own.shape[1:] != start.shape:
+        one = cast(nn.ParameterDict, self.init["main"])
+        for group in PARTS if self.rule.beta else PARTS[:2]:
+            for part in self.parts:
+                wanted = (self.num_heads, len(self.memories), *one[part].shape[1:])
+                own = memory.get(f"{group}.{part}")
+                if own is None or own.shape[1:] != wanted:
                     got = "nothing" if own is None else f"{tuple(own.shape[1:])} per row"
                     raise ValueError(
-                        f"the state is another layer's: {part}.{name} is {got}, here it is {tuple(start.shape)}; pass "
-                        "the state of this layer, or None to start"
+                        f"the state is another layer's: {group}.{part} is {got}, here it is {wanted}; pass the state "
+                        "of this layer, or None to start"
                     )
-            found[part] = tuple(memory[f"{part}.{name}"] for name in starts)
+            found[group] = tuple(memory[f"{group}.{part}"] for part in self.parts)
         return SelfModifyingState(found["weights"], found["boundary"], found["momentum"], memory["filled"])
 
     def tick(self, state: LayerState, event: str, rows: Tensor | None = None) -> LayerState:
@@ -164,9 +165,8 @@ class SelfModifyingTitans(nn.Module):
         """
         check_input(x, self.dim, mask, state)
         state = state or LayerState()
-        starts = self.learned_start()
-        init = tuple(starts.values())
-        held = self._unpack(state.memory, starts) if state.memory else fresh_state(init, len(x), self.rule)
+        init = () if state.memory and not self.anchored else tuple(self.learned_start().values())
+        held = self._unpack(state.memory) if state.memory else fresh_state(init, len(x), self.rule)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         mixed, tail = convolve(self.qkv(x), self.conv, state.context.get("conv"), mask)
