@@ -142,7 +142,7 @@ def test_generate_does_not_go_on_in_a_document_that_is_open(shell, monkeypatch):
     learner = everlearn.load(out)
     assert learner.position("me") > 0
     closed = Learner(learner.model)
-    closed._states["me"] = learner.state("me").new_segment()
+    closed.restore("me", learner.state("me").new_segment())
     expected = closed.generate("the cat", "me", max_new_tokens=5)
     assert shell("generate", "the cat", "--state", out, "--user", "me", "--tokens", "5") == expected + "\n"
 
@@ -265,7 +265,7 @@ def test_chat_ends_a_document_that_is_open_before_it_learns(shell, monkeypatch):
         shell("read", shell.folder / "ada.txt", "--state", out, code=130)
     before = everlearn.load(out)
     plain = Learner(before.model)
-    plain._states["me"] = before.state("me")
+    plain.restore("me", before.state("me"))
     plain.close("me")
     turn = talk(shell, monkeypatch, "--learn", lines=["the cat"])["turns"][0]
     one = before.model.tokenizer.convert_tokens_to_ids

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from everlearn.memory.archived import Archived
 from everlearn.memory.codec import load_tensors, save_tensors
-from everlearn.memory.files import remove_leftovers, sync_folder
+from everlearn.memory.files import remove_leftovers, remove_leftovers_of, sync_folder
 from everlearn.memory.users import plain_name
 
 HOUR = 3600.0
@@ -20,13 +20,13 @@ class FolderArchive:
     should not see each other's documents need a folder each.
 
     Args:
-        folder: made when it is missing; for archives alone.
+        folder: made with the first document; for archives alone.
         fingerprint: of the model whose states these are (`Decoder.fingerprint()`).
+        user: whose documents these are, said in each file, so that a folder under another user's name is refused.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder, self.fingerprint = Path(folder), fingerprint
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, fingerprint: str, user: str | None = None) -> None:
+        self.folder, self.fingerprint, self.user = Path(folder), fingerprint, user
         remove_leftovers(self.folder, older_than=HOUR)
 
     def path(self, name: str) -> Path:
@@ -37,13 +37,14 @@ class FolderArchive:
         """Return everything in the folder.
 
         Raises:
-            ValueError: a file that is truncated, changed, renamed, no archived state, or another model's.
+            ValueError: a file that is truncated, changed, renamed, no archived state, or another model's or user's.
         """
         return [self._read(path) for path in sorted(self.folder.glob("*.safetensors"))]
 
     def save(self, entry: Archived) -> None:
         """Replace a document's file in one step; a crash leaves the old one or the new one."""
-        meta = {"document": entry.name, "order": entry.order, "model": self.fingerprint}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        meta = {"document": entry.name, "order": entry.order, "model": self.fingerprint, "user": self.user}
         save_tensors(self.path(entry.name), entry.to_tensors(), meta)
 
     def forget(self, name: str) -> bool:
@@ -51,7 +52,9 @@ class FolderArchive:
         path = self.path(name)
         known = path.exists()
         path.unlink(missing_ok=True)
-        sync_folder(self.folder)
+        if self.folder.is_dir():
+            remove_leftovers_of(path)
+            sync_folder(self.folder)
         return known
 
     def _read(self, path: Path) -> Archived:
@@ -66,4 +69,6 @@ class FolderArchive:
             raise ValueError(
                 f"{path} was archived with another model; use the model that wrote it, or start a new folder"
             )
+        if meta.get("user") != self.user:
+            raise ValueError(f"{path} does not belong to user {self.user!r}; an archive's folder must not be renamed")
         return Archived.from_tensors(name, order, tensors)
