@@ -59,8 +59,8 @@ def save(reader: Learner, folder: Path | str) -> None:
     save_text_model(model, folder / BASE)
     store = FolderStore(folder / USERS, model.fingerprint(), reader.fresh)
     for user in reader.known_users():
-        shelf = store.shelf(user)
-        for entry in reader.archived(user):
+        archive, shelf = reader.user_archive(user), store.shelf(user)
+        for entry in archive.entries() if archive else []:
             shelf.save(entry)
         store.save(user, reader.state(user), reader.notes(user))
     atomic_write(folder / MARKER, json.dumps(marker).encode())

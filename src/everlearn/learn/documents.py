@@ -69,15 +69,23 @@ def opened(memories: Memories, user: str, name: str | None, event: str) -> Model
         return state
     if name is not None and archive is not None:
         name = archive.check_name(name)
-    if event == EVENT and not state.segment_len.any() and "open" not in state.context:
+    if begins(state, name, event):
         state = replace(state, context={part: own for part, own in state.context.items() if part != DOCUMENT})
     return begin(state, name)
 
 
-def taught(memories: Memories, user: str) -> bool:
-    """Tell whether turns, or other events that end no document, have taught a user's live state something."""
-    archive = memories.archive(user)
-    return archive is not None and archive.moved(memories.state(user))
+def begins(state: ModelState, name: str | None, event: str) -> bool:
+    """Tell whether a text is the first of a new document; see `opened`."""
+    if state.segment_len.any() or "open" in state.context:
+        return False
+    reading = open_document(state)
+    return event == EVENT or (name is not None and reading is not None and reading.name != name)
+
+
+def taught_before(memories: Memories, user: str, name: str | None, event: str) -> bool:
+    """Tell whether a document begins while what turns have taught is still in a user's live state."""
+    archive, state = memories.archive(user), memories.state(user)
+    return archive is not None and begins(state, name, event) and archive.moved(state)
 
 
 def turned(state: ModelState, before: ModelState) -> ModelState:

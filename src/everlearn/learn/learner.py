@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.learn import documents
+from everlearn.learn.archive import Archive
 from everlearn.learn.documents import KeptDocument
 from everlearn.learn.generation import check_options, continue_text
 from everlearn.learn.guard import Guard
@@ -17,11 +18,11 @@ from everlearn.learn.memories import MakeArchive, Memories
 from everlearn.learn.pieces import end_of_text, read_pieces
 from everlearn.learn.recall import Recalling
 from everlearn.learn.route import Route
+from everlearn.learn.routed import route_prompt, score_tokens
 from everlearn.learn.score import Score, join
 from everlearn.learn.spans import CONTEXT, ROLES, Rows, Text, Tokens, check_roles, tokens_of
 from everlearn.learn.store_protocol import Notes, Store
-from everlearn.learn.stream import End, Step, check_end, read
-from everlearn.memory.archived import Archived
+from everlearn.learn.stream import End, Step, check_end
 from everlearn.memory.codec import check_fits
 from everlearn.memory.slots import SlotMemory
 from everlearn.memory.state import ModelState, take_level
@@ -74,8 +75,8 @@ class Learner:
             )
         if guard is not None and archive is not None:
             raise ValueError(
-                "a guard and an archive were both given; with an archive the model as it was stays a candidate for every "
-                "text, so no document can spoil another: leave the guard out"
+                "a guard and an archive were both given; with an archive the model as it was stays a candidate for "
+                "every text, so no document can spoil another: leave the guard out"
             )
         # a model that has no alphabet says so now, and not when the first text comes
         model.encode("a")
@@ -125,10 +126,9 @@ class Learner:
         """Return what the archive and the slots hold of every document, the oldest first."""
         return documents.kept_documents(self.state(user), self._memories.archive(user))
 
-    def archived(self, user: str) -> list[Archived]:
-        """Return the entries of a user's archive, the oldest first; empty without one."""
-        archive = self._memories.archive(user)
-        return archive.entries() if archive else []
+    def user_archive(self, user: str) -> Archive | None:
+        """Return what single documents taught a user, for looking at; None for a learner without archives."""
+        return self._memories.archive(user)
 
     def whole(self, text: Text) -> Tokens:
         """Return the tokens of a text with those that open it; of these, `position` tells which were read.
@@ -207,15 +207,8 @@ class Learner:
         """
         state = self.fresh if user is None else self.state(user)
         ids, opening = self._tokens(text, user).ids, self._opening(user, text)
-        whole = torch.cat([opening, ids])
-        routes: tuple[Route, ...] = ()
         archive = None if user is None else self._memories.archive(user)
-        if archive is not None and archive.candidates(state):
-            nll, found = archive.score(whole, state, chunk_size=max(2, self.chunk_size))
-            routes = tuple(found)
-        else:
-            report, _ = read(self._reader, whole[None], state, chunk_size=self.chunk_size, learn=False)
-            nll = report.nll[0]
+        nll, routes = score_tokens(self._reader, archive, torch.cat([opening, ids]), state)
         bits = nll[len(opening) :].cpu() / math.log(2)
         return Score(bits, {}, self.model.count_bytes(ids).cpu(), routes=routes)
 
@@ -335,7 +328,8 @@ class Learner:
         Raises:
             ValueError: an empty prompt.
         """
-        return self._prompt(prompt, user, apart)[2]
+        ids, state = self._prompt(prompt, user, apart)
+        return route_prompt(self._memories.archive(user), ids, state)
 
     def generate(
         self,
@@ -346,6 +340,7 @@ class Learner:
         max_new_tokens: int = 100,
         temperature: float = 0.0,
         seed: int = 0,
+        route: Route | None = None,
     ) -> str:
         """Continue a prompt; nothing is learned from it or from what is generated.
 
@@ -358,29 +353,26 @@ class Learner:
             max_new_tokens: how many to add, >= 1.
             temperature: 0 takes the likeliest token, 1 samples from the model's distribution.
             seed: of the sampling.
+            route: what `route` said of this prompt, so that it is not asked again.
         Returns:
             the new text, without the prompt.
         Raises:
             ValueError: an empty prompt, max_new_tokens below 1, or a temperature below 0.
         """
         check_options(max_new_tokens, temperature)
-        ids, state, _ = self._prompt(prompt, user, apart)
-        return continue_text(
-            self._reader, ids[None], state, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
-
-    def _prompt(self, prompt: Text, user: str | None, apart: bool) -> tuple[Tensor, ModelState, Route | None]:
-        """Return the tokens of a prompt, the state to go on with, and how it was chosen."""
-        state = self.fresh if user is None else self.state(user)
-        if apart:
-            state = state.new_segment()
-        ids = torch.cat([self._opening(None if apart else user, prompt), self._tokens(prompt, user).ids])
+        ids, state = self._prompt(prompt, user, apart)
         archive = None if user is None else self._memories.archive(user)
-        predicted = len(ids) > 1 or bool(state.segment_len[0]) or "open" in state.context
-        if archive is None or not predicted or not archive.candidates(state):
-            return ids, state, None
-        route = archive.route(ids, state)
-        return ids, archive.onto(route.choice, state), route
+        route = route or route_prompt(archive, ids, state)
+        if archive is not None and route is not None:
+            state = archive.onto(route.choice, state)
+        options: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        return continue_text(self._reader, ids[None], state, max_new_tokens=max_new_tokens, **options)
+
+    def _prompt(self, prompt: Text, user: str | None, apart: bool) -> tuple[Tensor, ModelState]:
+        """Return the tokens of a prompt, [T], and the user's state to read them with."""
+        state = self.fresh if user is None else self.state(user)
+        ids = torch.cat([self._opening(None if apart else user, prompt), self._tokens(prompt, user).ids])
+        return ids, state.new_segment() if apart else state
 
     def _tokens(self, text: Text, user: str | None, learn_from: Collection[str] = ROLES) -> Tokens:
         """Return the tokens of a text; refuse an empty one."""
@@ -394,11 +386,10 @@ class Learner:
     def _begin(self, users: Sequence[str], name: str | Mapping[str, str] | None, event: str) -> list[ModelState]:
         """Return the states to read with, each with the name of its document."""
         names = dict(name) if isinstance(name, Mapping) else dict.fromkeys(users, name)
-        if self.archive is not None and event == documents.EVENT:
-            for user in users:
-                # what turns have taught is a document of its own, and none of the one that begins
-                if not self.position(user) and documents.taught(self._memories, user):
-                    self.close(user)
+        for user in users:
+            # what turns have taught is a document of its own, and no part of the one that begins
+            if documents.taught_before(self._memories, user, names.get(user), event):
+                self.close(user)
         return [documents.opened(self._memories, user, names.get(user), event) for user in users]
 
     def _commit(self, states: Mapping[str, ModelState], notes: Notes | None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from everlearn.memory.archived import Archived
 from everlearn.memory.codec import load_tensors, save_tensors
 from everlearn.memory.files import remove_leftovers, remove_leftovers_of, sync_folder
+from everlearn.memory.state import Tensors
 from everlearn.memory.users import plain_name
 
 HOUR = 3600.0
@@ -60,15 +63,33 @@ class FolderArchive:
     def _read(self, path: Path) -> Archived:
         """Return what is in a file."""
         tensors, meta = load_tensors(path)
-        name, order = meta.get("document"), meta.get("order")
-        if not isinstance(name, str) or not isinstance(order, int):
-            raise ValueError(f"{path} is no archived state; move it out of the folder")
-        if self.path(name) != path:
-            raise ValueError(f"{path} is not the file of document {name!r}; an archive's file must not be renamed")
+        entry = _entry(tensors, meta, path)
+        if self.path(entry.name) != path:
+            raise ValueError(
+                f"{path} is not the file of document {entry.name!r}; an archive's file must not be renamed"
+            )
         if meta.get("model") != self.fingerprint:
             raise ValueError(
                 f"{path} was archived with another model; use the model that wrote it, or start a new folder"
             )
         if meta.get("user") != self.user:
             raise ValueError(f"{path} does not belong to user {self.user!r}; an archive's folder must not be renamed")
-        return Archived.from_tensors(name, order, tensors)
+        return entry
+
+
+def entries_in(folder: Path) -> list[tuple[Archived, Path]]:
+    """Return the archived states in a folder and their files, the oldest first, for which no model is needed.
+
+    Raises:
+        ValueError: a file that is truncated, changed, or no archived state.
+    """
+    found = [(_entry(*load_tensors(path), path), path) for path in Path(folder).glob("*.safetensors")]
+    return sorted(found, key=lambda pair: pair[0].order)
+
+
+def _entry(tensors: Tensors, meta: Mapping[str, Any], path: Path) -> Archived:
+    """Return what is in a file, whoever it belongs to."""
+    name, order = meta.get("document"), meta.get("order")
+    if not isinstance(name, str) or not isinstance(order, int):
+        raise ValueError(f"{path} is no archived state; move it out of the folder")
+    return Archived.from_tensors(name, order, tensors)

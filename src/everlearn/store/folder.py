@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from everlearn.memory.codec import check_fits, from_tensors, load_tensors, save_tensors, to_tensors
 from everlearn.memory.files import remove_leftovers, remove_leftovers_of, sync_folder
-from everlearn.memory.state import ModelState
+from everlearn.memory.state import ModelState, Tensors
 from everlearn.memory.users import user_name
 from everlearn.store.archive import FolderArchive
 
@@ -57,13 +58,17 @@ class FolderStore:
             ValueError: the file is truncated, changed, not finite, or belongs to another model.
         """
         tensors, meta = load_tensors(path)
+        return self.check(tensors, meta, str(path)), meta
+
+    def check(self, tensors: Tensors, meta: Mapping[str, Any], name: str) -> ModelState:
+        """Return the state that a file's tensors hold; `name` is what to call it in an error, see `read`."""
         if meta.get("model") != self.fingerprint:
             raise ValueError(
-                f"{path} is the memory of another model; read with the model that wrote it, or start a new folder"
+                f"{name} is the memory of another model; read with the model that wrote it, or start a new folder"
             )
         state = from_tensors(tensors)
-        check_fits(state, self.fresh, str(path))
-        return state, meta
+        check_fits(state, self.fresh, name)
+        return state
 
     def save(self, user: str, state: ModelState, notes: dict[str, Any]) -> None:
         """Replace a user's file in one step; a crash leaves the old one or the new one."""
@@ -115,10 +120,15 @@ def forget(folder: Path, user: str) -> bool:
     """
     path, documents = file_of(folder, user), documents_of(folder, user)
     known = path.exists() or documents.exists()
-    if documents.exists():
-        shutil.rmtree(documents)
+    forget_documents(folder, user)
     remove_leftovers_of(path)
     path.unlink(missing_ok=True)
     if Path(folder).is_dir():
         sync_folder(Path(folder))
     return known
+
+
+def forget_documents(folder: Path, user: str) -> None:
+    """Remove all archived documents of a user."""
+    if (documents := documents_of(folder, user)).exists():
+        shutil.rmtree(documents)
