@@ -61,15 +61,18 @@ def what_happened(learner: Learner, name: str, count: int, steps: Mapping[str, i
         steps: level -> how often it stepped.
     """
     levels = [level for memory in learner.model.memories().values() for level in memory.levels]
-    paces = [level.update_period for level in levels]
-    periods = [int(pace) for pace in paces if not isinstance(pace, str) and math.isfinite(pace)]
+    counting = [(level, p) for level in levels if not isinstance(p := level.update_period, str) and math.isfinite(p)]
+    periods = [int(period) for _, period in counting]
     if not periods or count > min(periods):
         return
     kept = "; its text is in the slots" if learner.slots is not None else ""
     # the first token of all is predicted by nothing
     short = f"{count} tokens, a step needs {min(periods) + 1}"
+    waits = learner.archive is None and any(level.reset != "document" for level, _ in counting)
     if steps:
         yield f"{name}: {short}; at its end a share of a step was taken{kept}"
+    elif waits and count > 1:
+        yield f"{name}: nothing was learned yet: {short}; its gradient waits for more text{kept}"
     else:
         yield f"{name}: nothing was learned: {short}{kept}"
 
@@ -95,7 +98,7 @@ def summary(file: Path) -> dict[str, Any]:
 
     tensors, meta = load_tensors(file)
     state, notes = from_tensors(tensors), meta.get("notes", {})
-    archived = [
+    archived: list[dict[str, Any]] = [
         {"name": entry.name, "bytes": path.stat().st_size, "versions": 1 + (entry.before is not None)}
         for entry, path in entries_in(file.with_suffix(".documents"))
     ]

@@ -137,7 +137,7 @@ def trimmed(state: ModelState) -> ModelState:
     used = torch.isin(own["starts"][0] % NUMBERS, slots.document[0].to(own["starts"]))
     if (reading := open_document(state)) is not None:
         used |= own["starts"][0] == reading.start
-    used &= own["names"][0].any(1)
+    used &= (own["names"][0] != 0).any(1)
     names = {"starts": own["starts"][:, used], "names": own["names"][:, used]}
     return replace(state, memory={**state.memory, SLOTS: own | slots.to_tensors() | names})
 
