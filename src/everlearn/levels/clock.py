@@ -163,7 +163,7 @@ class Level:
         """
         if event is None or event != self.finish or isinstance(self.update_period, str):
             return None
-        return (tokens / self.update_period).clamp(max=1)
+        return (tokens.double() / self.update_period).clamp(max=1)
 
 
 def check_levels(levels: Sequence[Level], chunk_size: int) -> tuple[Level, ...]:
