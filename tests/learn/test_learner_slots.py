@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import everlearn
+from everlearn.convert.hub import load_base
 from everlearn.learn import GuardEvent, Learner, Tokens
 from everlearn.learn.slots import look_up, memorize
 from everlearn.levels import Level
@@ -14,6 +15,7 @@ from everlearn.memory import SlotMemory, without_slots
 from everlearn.memory.in_state import SLOTS, numbers_of, read_documents, slots_of
 from everlearn.models.text import encode
 from tests.learn.words import Words
+from tests.pretrained import pretrained
 from tests.tiny import CHUNK, TEXT, assert_close, byte_model, fingerprint
 
 MEMORY = SlotMemory(gate=0.9, newer=0.0, key_dtype=torch.float64)
@@ -147,6 +149,9 @@ def test_slots_go_back_with_the_state_they_are_part_of():
     learner.read(OTHER, "ada", name="numbers")
     learner.restore("ada", snapshot, level="slow")
     assert set(text_of(learner)) == {"cats", "numbers"}  # one level is not the slots
+    learner.restore("ada", without_slots(snapshot))  # one that was taken before slots were asked for
+    learner.read(OTHER, "ada", name="numbers")
+    assert set(text_of(learner)) == {"numbers"}
 
 
 def test_forgetting_a_document_takes_its_slots_and_leaves_the_levels(tmp_path):
@@ -224,6 +229,19 @@ def test_a_model_that_does_not_show_its_inside_is_refused():
         Learner(Words(), slots=MEMORY)
     assert "\n" not in str(error.value)
     assert Learner(Words()).read(TEXT, "ada").steps
+
+
+def test_a_stacked_model_whose_last_mlp_is_not_known_is_refused(tmp_path):
+    base, tokenizer = load_base(pretrained(tmp_path))
+    model = everlearn.stack_levels(base, tokenizer, weights=["*.down_proj"])
+    with pytest.raises(ValueError, match=r"stacked by patterns alone, so its last MLP is not known; give stack_levels"):
+        Learner(model, slots=MEMORY)
+    known = everlearn.stack_levels(model.unstack(), tokenizer, chunk_size=16)
+    learner = Learner(known, slots=SlotMemory())
+    learner.read(TEXT, "ada", name="cats")
+    tokens = known.encode(TEXT).tolist()  # what opens a text is no part of it, and predicts its first token
+    assert SlotMemory.contents(slots_of(learner.state("ada"))) == [{0: tokens}]
+    assert learner.score(TEXT, "ada").bits_per_byte < learner.score(TEXT).bits_per_byte / 2
 
 
 def test_a_document_must_be_open_to_be_memorized():

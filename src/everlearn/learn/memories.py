@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 
 from everlearn.learn.archive import Archive, Shelf
 from everlearn.learn.store_protocol import Notes, Store
-from everlearn.memory.in_state import SLOTS, trimmed
+from everlearn.memory.in_state import filled, trimmed
 from everlearn.memory.state import ModelState
 from everlearn.memory.users import user_name
 from everlearn.models.protocol import TextModel
@@ -65,7 +64,7 @@ class Memories:
             notes: committed with them; None keeps each user's own.
         """
         for user, state in states.items():
-            state, kept = trimmed(state), self.notes(user) if notes is None else dict(notes)
+            state, kept = trimmed(filled(state, self.fresh)), self.notes(user) if notes is None else dict(notes)
             if self.store:
                 self.store.save(user, state, kept)
             name = user_name(user)
@@ -85,8 +84,5 @@ class Memories:
         found = self.store.load(user) if self.store and user not in self._states else None
         if found:
             state = found[0].map(lambda t: t.to(self.fresh.tokens_seen.device))
-            if SLOTS in self.fresh.memory and SLOTS not in state.memory:
-                # written before slots were asked for
-                state = replace(state, memory={**state.memory, SLOTS: self.fresh.memory[SLOTS]})
-            self._states[user], self._notes[user] = state, found[1]
+            self._states[user], self._notes[user] = filled(state, self.fresh), found[1]
         return user

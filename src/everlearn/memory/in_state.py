@@ -59,6 +59,13 @@ def with_slots(state: ModelState, slots: SlotState, like: ModelState | None = No
     return replace(state, memory={**state.memory, SLOTS: own | slots.to_tensors()})
 
 
+def filled(state: ModelState, fresh: ModelState) -> ModelState:
+    """Return a state of one row with empty slots where it has none and `fresh` has: it is from before they were."""
+    if SLOTS in state.memory or SLOTS not in fresh.memory:
+        return state
+    return replace(state, memory={**state.memory, SLOTS: fresh.memory[SLOTS]})
+
+
 def without_slots(state: ModelState) -> ModelState:
     """Return what the model itself knows of a state, such as for `StackedModel.save_adapter`."""
     return replace(state, memory={name: own for name, own in state.memory.items() if name != SLOTS})
