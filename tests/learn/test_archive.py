@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from everlearn.learn import read
-from everlearn.learn.archive import BASE, Archive, Route, error_rate
+from everlearn.learn.archive import Archive
+from everlearn.learn.route import BASE, Route, error_rate
 from everlearn.memory import codec
 from everlearn.memory.state import ModelState
 from everlearn.models.text import encode

@@ -45,6 +45,11 @@ class Options:
     """validation texts, never those to be measured: find the step size on them"""
     length: int = 2_048
     """tokens of each such text; give the length of the documents that will be read"""
+    archive: bool = False
+    """keep what each document taught apart, and read with what fits a text best: no document spoils another, and each
+    can be forgotten"""
+    slots: bool = False
+    """keep the text that is read, too, and recall it: facts from one reading"""
     device: DeviceName = "auto"
     json: JsonTarget = None
 
@@ -97,7 +102,7 @@ def _levels(options: Options, eta: float) -> tuple[Level, ...]:
     """Return a fast level that restarts at each document, and its running mean, which lasts."""
     from everlearn.levels import Level
 
-    fast = Level("fast", options.chunk_size, eta=eta, anchor_decay=0.02, reset="document")
+    fast = Level("fast", options.chunk_size, eta=eta, anchor_decay=0.02, reset="document", finish="document")
     return fast, Level("slow", mean_of="fast", decay=0.97)
 
 
@@ -105,6 +110,8 @@ def _stacked(pretrained: Any, tokenizer: Any, levels: tuple[Level, ...], options
     """Stack the levels and put a learner around them."""
     import everlearn
     from everlearn.convert import FORMS, stack_levels
+    from everlearn.learn import Archive
+    from everlearn.memory import SlotMemory
 
     model = stack_levels(
         pretrained,
@@ -115,7 +122,9 @@ def _stacked(pretrained: Any, tokenizer: Any, levels: tuple[Level, ...], options
         chunk_size=options.chunk_size,
         window=options.window,
     )
-    return everlearn.Learner(model)
+    return everlearn.Learner(
+        model, archive=Archive if options.archive else None, slots=SlotMemory() if options.slots else None
+    )
 
 
 def _unstacked(learner: Learner) -> Any:
@@ -150,6 +159,7 @@ def _calibrate(learner: Learner, texts: list[bytes], length: int, out: Output) -
 def _write(learner: Learner, options: Options, out: Output) -> dict[str, Any]:
     """Write the folder; say what was made."""
     import everlearn
+    from everlearn.compose import settings_of
     from everlearn.convert import StackedModel
 
     model = learner.model
@@ -163,6 +173,7 @@ def _write(learner: Learner, options: Options, out: Output) -> dict[str, Any]:
         f"{type(model.base).__name__}, {parameters:,} parameters; {len(model.matrices)} matrices learn "
         f"({options.weights}, {options.form}); eta {fast.eta:.3g}; {size / 1024:,.0f} KB of state for each user"
     )
+    _say_what_is_kept(learner, out)
     out.say("logits on a probe: " + ("bit for bit those of the original" if exact else "the original's to rounding"))
     return {
         "model": options.model,
@@ -171,6 +182,20 @@ def _write(learner: Learner, options: Options, out: Output) -> dict[str, Any]:
         "matrices": [matrix.name for matrix in model.matrices],
         "config": model.config.to_dict(),
         "state_bytes": size,
+        **settings_of(learner),
         "logits": "bit-equal" if exact else "equal to rounding",
         "out": str(options.out),
     }
+
+
+def _say_what_is_kept(learner: Learner, out: Output) -> None:
+    """Say what an archive and slots will take for each user."""
+    if learner.archive is not None:
+        out.say("archive: what each document taught is kept apart, and every text is read with what fits it best")
+    if (slots := learner.slots) is not None:
+        keys = learner.fresh.memory["slots"]["keys"]
+        each = keys.shape[-1] * keys.element_size() + 13
+        out.say(
+            f"slots: the {slots.capacity:,} most surprising tokens of each user's text are kept as they stand, "
+            f"up to {slots.capacity * each / 1024:,.0f} KB"
+        )

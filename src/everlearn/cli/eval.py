@@ -85,14 +85,10 @@ def _text(options: Options, out: Output) -> dict[str, Any]:
     for line in text.skipped:
         out.say(f"skipped: {line}")
     learner = workspace.open_user(options.state, options.user, options.device, options.base)
-    rows = [
-        {
-            "name": d.name,
-            "bytes": len(d.data),
-            "frozen": learner.score(d.data).bits_per_byte,
-            "learned": learner.score(d.data, options.user).bits_per_byte,
-        }
-        for d in text.documents
-    ]
+    rows: list[dict[str, Any]] = []
+    for d in text.documents:
+        frozen, learned = learner.score(d.data), learner.score(d.data, options.user)
+        bits = {"frozen": frozen.bits_per_byte, "learned": learned.bits_per_byte}
+        rows.append({"name": d.name, "bytes": len(d.data), **bits, "read_with": learned.readers})
     show(rows, out, title="bits per byte, nothing learned here", learned="with memory")
     return {"user": options.user, "documents": rows, "total": totals(rows)}

@@ -52,9 +52,14 @@ def run(options: Options) -> int:
                 "bytes": len(document.data),
                 "tokens": len(score.bits),
                 "bits_per_byte": score.bits_per_byte,
+                "read_with": score.readers,
             }
         )
     _show(rows, out.console())
+    for row in rows:
+        if row["read_with"]:
+            said = ", ".join(f"{name} ({count})" for name, count in row["read_with"].items())
+            out.say(f"{row['name']}: chunks after the first were read with {said}")
     whose = "the model as trained" if options.user is None else f"the memory of {options.user}"
     total = sum(row["bits_per_byte"] * row["bytes"] for row in rows) / sum(row["bytes"] for row in rows)
     out.say(f"all of it: {total:.3f} bits per byte with {whose}; nothing was learned")

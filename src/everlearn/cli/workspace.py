@@ -165,7 +165,7 @@ def open_reader(folder: Path, device: str, base: Path | None = None) -> Learner:
     from torch import nn
 
     import everlearn
-    from everlearn.compose import load_text_model
+    from everlearn.compose import keeping, load_text_model
     from everlearn.device import device as find_device
 
     if not any((folder / BASE / name).exists() for name in (CONFIG, ADAPTER)):
@@ -174,7 +174,7 @@ def open_reader(folder: Path, device: str, base: Path | None = None) -> Learner:
         model = load_text_model(folder / BASE, base)
         if isinstance(model, nn.Module):
             model.to(find_device(device)[0])
-    return everlearn.Learner(model, folder / USERS)
+    return everlearn.Learner(model, folder / USERS, **keeping(folder))
 
 
 def open_user(folder: Path, user: str | None, device: str, base: Path | None = None) -> Learner:

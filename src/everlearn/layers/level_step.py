@@ -36,6 +36,7 @@ def step_level(
     rule: Rule,
     max_norm: float,
     reduce: str,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Change a level's weights, collected gradients and slots in place of the old ones.  [NL eq. 71]
 
@@ -48,7 +49,8 @@ def step_level(
         due: [B] bool; the other rows stay bit-identical.
         rule: takes the step.
         max_norm: bound on the gradient of one row and tensor.
-        reduce: "mean" or "sum" over the tokens of the period.
+        reduce: "mean" or "sum" over the tokens of the period; a sum counts its tokens by itself.
+        share: how much of the step each row takes, [B]; None for all of it. See `Level.share`.
     Returns:
         each row's surprise, [B]; 0 where nothing was due.
     """
@@ -62,6 +64,8 @@ def step_level(
         slots = {n.rpartition(".")[2]: t for n, t in memory.items() if n.startswith(f"{name}.slot.")}
         weights, slots = rule(memory[name], grad, None, slots, eta=level.eta)
         weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
+        if share is not None and reduce == "mean":
+            weights = torch.lerp(memory[name], weights, share.to(weights.dtype).reshape(-1, 1, 1))
         memory[name] = where_rows(due, weights, memory[name])
         memory[f"{name}.grad"] = where_rows(due, torch.zeros_like(total), total)
         for slot, value in slots.items():

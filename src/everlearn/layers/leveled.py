@@ -179,7 +179,7 @@ class LeveledMemory(nn.Module, ABC):
             due = level.due(tokens, event)
             due = due if rows is None else due & rows
             if bool(due.any()):
-                updates[level.name] = Update(due, self._step(level, memory, due))
+                updates[level.name] = Update(due, self._step(level, memory, due, level.share(tokens, event)))
                 memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
                 self._restart_faster(level.name, memory, due)
                 if level.name in self._means:
@@ -297,10 +297,10 @@ class LeveledMemory(nn.Module, ABC):
         row = torch.empty((1, *weight.shape), dtype=weight.dtype, device="meta")
         return list(self.rule(row, row, None, {}, eta=1.0)[1].values())
 
-    def _step(self, level: Level, memory: Tensors, due: Tensor) -> Tensor:
+    def _step(self, level: Level, memory: Tensors, due: Tensor, share: Tensor | None) -> Tensor:
         """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
-        start = self._start(level.name, memory)
-        return step_level(memory, level, start, due, rule=self.rule, max_norm=self.max_norm, reduce=self.reduce)
+        start, rule = self._start(level.name, memory), self.rule
+        return step_level(memory, level, start, due, rule=rule, max_norm=self.max_norm, reduce=self.reduce, share=share)
 
     def _follow(self, level: str, memory: Tensors, rows: Tensor) -> Update:
         """Move the running mean of a level that has just stepped in some rows."""

@@ -58,6 +58,12 @@ def remove_leftovers(folder: Path, *, older_than: float = 0.0) -> None:
                 path.unlink()
 
 
+def remove_leftovers_of(path: Path) -> None:
+    """Remove what killed processes have left of one file; only while this process alone may write it."""
+    for other in path.parent.glob(f".{path.name}.*.tmp"):
+        other.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or a deletion in `folder` durable, where the platform can."""
     if os.name != "posix":
