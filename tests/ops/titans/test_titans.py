@@ -1,4 +1,4 @@
-"""The chunked Titans memory against the literal one, and both against cases worked out by hand.  [Titans eq. 8-10, 12-18]"""
+"""The chunked Titans memory against the literal one, and both against hand cases.  [Titans eq. 8-10, 12-18]"""
 
 from functools import partial
 from itertools import pairwise
