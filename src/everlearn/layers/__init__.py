@@ -8,6 +8,7 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
+from everlearn.layers.titans import TitansMemory
 
 __all__ = [
     "CMS",
@@ -17,6 +18,7 @@ __all__ = [
     "IndependentCMS",
     "NestedCMS",
     "SwiGLU",
+    "TitansMemory",
     "Update",
     "associate",
 ]

@@ -269,6 +269,19 @@ def test_a_surprise_of_zero_has_finite_gradients():
         assert got[-2].abs().max() < 1e-14 and all(g.isfinite().all() for g in grads.values())
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_a_memory_is_read_without_being_written(memory):
+    """No step, an open gate and no momentum: what is left of the recurrence is the read.  [Titans eq. 15]"""
+    depth, options = MEMORIES[memory]
+    args, residual = draw(depth, slow=False), options.get("residual", False)
+    _, _, state = chunk.titans(**args, chunk_size=5)
+    nothing = {name: torch.zeros_like(args[name]) for name in ("eta", "log_alpha")}
+    want, _, same = naive.titans(**args | nothing, state=state, chunk_size=5, residual=residual)
+    got = chunk.recall(state.weights, args["q"], residual=residual)
+    assert torch.allclose(got, want, rtol=0, atol=TOLERANCE)
+    assert all(torch.equal(a, b) for a, b in zip(same[0], state.weights, strict=True))
+
+
 @BOTH
 def test_padding_leaves_the_state_as_it_was(op):
     args, mask = draw(2), torch.arange(23) < torch.tensor([23, 13])[:, None]

@@ -112,6 +112,24 @@ def titans(
     return take(y, layout, rows, heads).to(v.dtype), surprise, new
 
 
+def recall(weights: Sequence[Tensor], q: Tensor, *, residual: bool = False) -> Tensor:
+    """Ask a memory as it is; nothing is written.  [Titans eq. 15]
+
+    Args:
+        weights: the matrices in order of application, [B, H, out, in], such as `state.weights` or `state.anchor`.
+        q: queries, [B, T, H, D].
+        residual: as of `titans`.
+    Returns:
+        [B, T, H, Dv], in the dtype of q.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        x = q.transpose(1, 2).to(weights[0].dtype)
+        hidden = x
+        for depth, weight in enumerate(weights):
+            hidden = (hidden if depth == 0 else F.silu(hidden)) @ weight.mT
+        return (x + hidden if residual else hidden).transpose(1, 2).to(q.dtype)
+
+
 class _Rule(NamedTuple):
     """What the memory is and how it steps: the options of `titans`."""
 
