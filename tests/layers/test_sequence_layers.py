@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everlearn.layers import Attention, DeltaMemory, TitansMemory
+from everlearn.layers import Attention, DeltaMemory, MemoryAsContext, MemoryAsGate, MemoryAsLayer, TitansMemory
 from everlearn.memory.state import LayerState
 
 DIM, HEADS, ROWS, LENGTH = 16, 2, 3, 21
@@ -19,6 +19,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "delta_memory_without_conv": lambda: DeltaMemory(DIM, HEADS, conv_width=1, block_size=8),
     "titans_memory": lambda: TitansMemory(DIM, HEADS, chunk_size=4),
     "titans_memory_of_two_layers": lambda: TitansMemory(DIM, HEADS, chunk_size=8, depth=2, momentum=False),
+    "persistent_attention": lambda: Attention(DIM, HEADS, window=5, num_persistent=3),
+    "memory_as_context": lambda: MemoryAsContext(DIM, HEADS, segment_size=6, num_persistent=3),
+    "memory_as_gate": lambda: MemoryAsGate(DIM, HEADS, window=5, num_persistent=3, chunk_size=4),
+    "memory_as_layer": lambda: MemoryAsLayer(DIM, HEADS, window=5, num_persistent=3, chunk_size=4),
 }
 
 

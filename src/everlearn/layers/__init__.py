@@ -9,6 +9,7 @@ from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
 from everlearn.layers.titans import TitansMemory
+from everlearn.layers.titans_attention import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 
 __all__ = [
     "CMS",
@@ -16,6 +17,9 @@ __all__ = [
     "ContinuumMemory",
     "DeltaMemory",
     "IndependentCMS",
+    "MemoryAsContext",
+    "MemoryAsGate",
+    "MemoryAsLayer",
     "NestedCMS",
     "SwiGLU",
     "TitansMemory",

@@ -33,7 +33,7 @@ class TitansMemory(nn.Module):
     `DeltaMemory`, which sees every earlier token of its block and can flip a sign, by the momentum and by memories
     deeper than a matrix. Queries, keys and values pass a short causal convolution and SiLU and get unit norm.
 
-    A matrix starts empty. A deeper memory, M(x) = x + W_L silu(... silu(W_1 x)), starts from learned matrices, and its
+    A matrix starts empty. A deeper memory, M(x) = W_L silu(... silu(W_1 x)), starts from learned matrices, and its
     retention pulls toward them: matrices that all fade toward zero would have no gradient left.
 
     Args:
@@ -149,7 +149,6 @@ class TitansMemory(nn.Module):
             self._start(),
             self._from_tensors(state.memory) if state.memory else None,
             chunk_size=self.chunk_size,
-            residual=self.depth > 1,
             to_start=self.depth > 1,
             max_norm=MAX_NORM,
             mask=mask,
@@ -166,7 +165,7 @@ class TitansMemory(nn.Module):
             [B, T, dim].
         """
         heads = unit(F.silu(queries).unflatten(-1, (self.num_heads, self.head_dim)))
-        return self._answer(recall(self._from_tensors(state.memory).anchor, heads, residual=self.depth > 1), queries)
+        return self._answer(recall(self._from_tensors(state.memory).anchor, heads), queries)
 
     def _start(self) -> list[Tensor]:
         """Return M_0, [H, out, in] each."""
