@@ -126,10 +126,15 @@ class TitansMemory(nn.Module):
         return y, state
 
     def write(
-        self, x: Tensor, state: LayerState | None = None, mask: Tensor | None = None
+        self, x: Tensor, state: LayerState | None = None, mask: Tensor | None = None, *, crosses: bool = True
     ) -> tuple[Tensor, Tensor, LayerState]:
         """Do what `forward` does, and tell how much each token surprised.
 
+        Args:
+            x: see `forward`.
+            state: see `forward`.
+            mask: see `forward`.
+            crosses: False promises that no row's tokens go beyond its open chunk, which saves time.
         Returns:
             y: see `forward`.
             surprise: norm of the gradient of each head's memory, [B, T, H], float32 or wider, without a graph.
@@ -152,6 +157,7 @@ class TitansMemory(nn.Module):
             to_start=self.depth > 1,
             max_norm=MAX_NORM,
             mask=mask,
+            crosses=crosses,
         )
         return self._answer(y, x), surprise, LayerState(_to_tensors(after), {"conv": tail})
 

@@ -46,6 +46,7 @@ class MemoryAsContext(nn.Module):
     are taken where h_t was read. A token sees the recall of the tokens up to itself, not of the later ones, and reads
     what the segment has written up to itself: the past never depends on the future. The choice where the far context
     must be weighed against the near one; `MemoryAsGate` is cheaper, as its two branches do not wait for each other.
+    Where a segment ends is read off the state, so this layer does not run under torch.func.vmap.
 
     Args:
         dim: size of the input and of the output; a multiple of 2 * num_heads.
@@ -119,7 +120,7 @@ class MemoryAsContext(nn.Module):
         both = None if mask is None else mask.repeat_interleave(2, 1)
         attended, attention = self.attention(pairs, attention, both)
         attended = attended[:, 1::2]
-        remembered, memory = self.memory(attended, memory, mask)
+        remembered, _, memory = self.memory.write(attended, memory, mask, crosses=False)
         if attention.context:
             attention = _close(attention, memory.memory["filled"] == 0)
         return self.gate(attended, remembered), _join({MEMORY: memory, ATTENTION: attention})

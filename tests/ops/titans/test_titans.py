@@ -269,6 +269,20 @@ def test_a_surprise_of_zero_has_finite_gradients():
         assert got[-2].abs().max() < 1e-14 and all(g.isfinite().all() for g in grads.values())
 
 
+@pytest.mark.parametrize("length", [2, 5])
+def test_a_promise_to_stay_in_the_open_chunk_changes_no_result(length):
+    """Rows with 3 and 0 tokens in chunks of 8; the first one's chunk is full with 5 more."""
+    args = draw(2, length=8)
+    start = args.pop("start")
+    first, more = ({name: x[:, part] for name, x in args.items()} for part in (slice(3), slice(3, 3 + length)))
+    mask = torch.arange(3) < torch.tensor([3, 0])[:, None]
+    _, _, state = chunk.titans(**first, start=start, chunk_size=8, mask=mask)
+    y, _, end = chunk.titans(**more, start=start, state=state, chunk_size=8)
+    promised, _, last = chunk.titans(**more, start=start, state=state, chunk_size=8, crosses=False)
+    assert torch.allclose(y, promised, rtol=0, atol=TOLERANCE)
+    same_state(end, last)
+
+
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_memory_is_read_without_being_written(memory):
     """No step, an open gate and no momentum: what is left of the recurrence is the read.  [Titans eq. 15]"""
@@ -381,5 +395,3 @@ def test_a_wrong_argument_is_named():
         chunk.titans(**draw(1), state=state, chunk_size=4)
     with refused(match="the state holds"):
         chunk.titans(**args, state=state._replace(momentum=()), chunk_size=4)
-    with refused(match="open chunk has 7 tokens, chunk_size is 4"):
-        chunk.titans(**args, state=state._replace(filled=state.filled + 4), chunk_size=4)

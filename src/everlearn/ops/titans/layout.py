@@ -14,73 +14,76 @@ from everlearn.ops.blocks import from_blocks, to_blocks
 
 @dataclass(frozen=True)
 class Layout:
-    """A grid of slots for each row: `count` chunks of `size`.
+    """Where the tokens of each row stand in pieces that end no later than the chunks do.
 
-    Rows that stand at different places of their open chunks are shifted, so that chunks begin together.
+    Rows may stand at different places of their open chunks: piece n holds what each row's n-th chunk gets of this call.
+    Nothing is read from the device, so the number of pieces is what the worst place of a row would need.
 
     Args:
         length: tokens that were given, T.
-        size: slots of a chunk.
-        count: chunks.
-        offset: slots before each row's first token, [B]; None is zero.
+        size: slots of a piece.
+        count: pieces.
+        index: the token of each slot, [B, count * size]; None where slots are tokens, in order.
         real: slots that hold a token, [B, count * size] bool; None means that all do.
+        back: the slot of each token, [B, T]; None where slots are tokens, in order.
         total: tokens of the open chunk and of this call, [B].
     """
 
     length: int
     size: int
     count: int
-    offset: Tensor | None
+    index: Tensor | None
     real: Tensor | None
+    back: Tensor | None
     total: Tensor
 
     @classmethod
-    def of(cls, length: int, chunk_size: int, filled: Tensor, mask: Tensor | None, *, fresh: bool) -> Layout:
-        """Lay out T tokens; `fresh` rows stand at the start of a chunk."""
-        most = 0 if fresh or not len(filled) else int(filled.max())
-        if most >= chunk_size:
-            raise ValueError(
-                f"the state's open chunk has {most} tokens, chunk_size is {chunk_size}; pass the state of a memory "
-                "with these chunks, or None for a fresh stream"
-            )
-        if most + length <= chunk_size:  # all within the open chunks: no boundary, no shift
-            size, count, offset = length, 1, None
-        elif most == 0:
-            size, count, offset = chunk_size, -(-length // chunk_size), None
-        else:
-            size, count, offset = chunk_size, -(-(most + length) // chunk_size), filled
+    def of(
+        cls, length: int, chunk_size: int, filled: Tensor, mask: Tensor | None, *, fresh: bool, crosses: bool
+    ) -> Layout:
+        """Lay out T tokens; `fresh` rows stand at the start of a chunk, and no chunk ends before T unless `crosses`."""
         total = filled + (length if mask is None else mask.sum(1))
-        if mask is None and offset is None and length == size * count:
-            return cls(length, size, count, offset, None, total)
-        mask = torch.ones(len(filled), length, dtype=torch.bool, device=filled.device) if mask is None else mask
-        return cls(length, size, count, offset, _shift(mask, offset, size * count), total)
+        if length == 1 or not crosses:
+            return cls(length, length, 1, None, mask, None, total)
+        size = min(chunk_size, length)
+        if fresh:
+            count = -(-length // chunk_size)
+            if mask is None and length == count * size:
+                return cls(length, size, count, None, None, None, total)
+            mask = torch.ones(len(filled), length, dtype=torch.bool, device=filled.device) if mask is None else mask
+            return cls(length, size, count, None, F.pad(mask, (0, count * size - length)), None, total)
+        count = -(-(chunk_size - 1 + length) // chunk_size)
+        at = filled.unsqueeze(1)
+        ends = torch.arange(1, count + 1, device=at.device) * chunk_size - at
+        begins = (ends - chunk_size).clamp(min=0)
+        index = begins.unsqueeze(2) + torch.arange(size, device=at.device)
+        real = index < torch.minimum(ends, total.unsqueeze(1) - at).unsqueeze(2)
+        tokens = torch.arange(length, device=at.device)
+        piece = (at + tokens) // chunk_size
+        back = piece * size + tokens - begins.take_along_dim(piece, 1)
+        return cls(length, size, count, index.flatten(1).clamp(max=length - 1), real.flatten(1), back, total)
 
 
 def place(x: Tensor, layout: Layout) -> Tensor:
-    """Put [B, T, H, ...] into the grid, [B*H*N, C, ...]; slots without a token hold zeros."""
+    """Put [B, T, H, ...] into pieces, [B*H*N, C, ...]; slots without a token hold zeros."""
+    if layout.index is not None:
+        x = x.take_along_dim(_along(layout.index, x), 1)
+    elif layout.real is not None:
+        x = F.pad(x, (*[0, 0] * (x.ndim - 2), 0, layout.count * layout.size - layout.length))
     if layout.real is not None:
-        x = _shift(x, layout.offset, layout.count * layout.size)
-        x = x.masked_fill(~layout.real.reshape(*layout.real.shape, *[1] * (x.ndim - 2)), 0)
+        x = x.masked_fill(~_along(layout.real, x), 0)
     return to_blocks(x, layout.size)
 
 
 def take(x: Tensor, layout: Layout, rows: int, heads: int) -> Tensor:
     """Bring [B*H*N, C, ...] back to [B, T, H, ...]."""
     x = from_blocks(x, rows, heads)
-    if layout.offset is None:
-        return x[:, : layout.length]
-    index = layout.offset[:, None] + torch.arange(layout.length, device=x.device)
-    return x.take_along_dim(index[:, :, None, None], 1)
+    return x[:, : layout.length] if layout.back is None else x.take_along_dim(_along(layout.back, x), 1)
 
 
-def _shift(x: Tensor, offset: Tensor | None, slots: int) -> Tensor:
-    """Move the tokens of each row, [B, T, ...], `offset` slots to the right in [B, slots, ...]; zeros elsewhere."""
-    x = F.pad(x, (*[0, 0] * (x.ndim - 2), 0, slots - x.shape[1]))
-    if offset is None:
-        return x
-    # the padded end has at least as many slots as the longest shift, so it comes around to the front
-    index = (torch.arange(slots, device=x.device) - offset[:, None]) % slots
-    return x.take_along_dim(index.reshape(*index.shape, *[1] * (x.ndim - 2)), 1)
+def _along(places: Tensor, x: Tensor) -> Tensor:
+    """Give [B, T] the dimensions of x, [B, T, ...]."""
+    return places.reshape(*places.shape, *[1] * (x.ndim - 2))
 
 
 def check(
