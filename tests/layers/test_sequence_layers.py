@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everlearn.layers import Attention, DeltaMemory, SelfModifyingTitans
+from everlearn.layers import (
+    Attention,
+    DeltaMemory,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
+    SelfModifyingTitans,
+    TitansMemory,
+)
 from everlearn.memory.state import LayerState
 from everlearn.ops.self_modifying import L2, SelfModifyingRule
 
@@ -29,6 +37,12 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
         anchored=True,
     ),
     "delta_memory_without_conv": lambda: DeltaMemory(DIM, HEADS, conv_width=1, block_size=8),
+    "titans_memory": lambda: TitansMemory(DIM, HEADS, chunk_size=4),
+    "titans_memory_of_two_layers": lambda: TitansMemory(DIM, HEADS, chunk_size=8, depth=2, momentum=False),
+    "persistent_attention": lambda: Attention(DIM, HEADS, window=5, num_persistent=3),
+    "memory_as_context": lambda: MemoryAsContext(DIM, HEADS, segment_size=6, num_persistent=3),
+    "memory_as_gate": lambda: MemoryAsGate(DIM, HEADS, window=5, num_persistent=3, chunk_size=4),
+    "memory_as_layer": lambda: MemoryAsLayer(DIM, HEADS, window=5, num_persistent=3, chunk_size=4),
 }
 
 
