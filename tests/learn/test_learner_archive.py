@@ -226,6 +226,20 @@ def test_killed_at_any_write_and_read_again_is_never_having_stopped(when, slots,
     raise AssertionError("it was never read to its end")
 
 
+def test_a_crash_between_two_users_of_a_batch_makes_no_version_of_what_is_read_again(monkeypatch, tmp_path):
+    """Alone the second user's numbers differ by rounding from those of the batch, and it is the same reading."""
+    model = byte_model()
+    learner = everlearn.Learner(model, tmp_path, archive=Archive)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(3, "after", patch)  # both archives, then the first user's state
+        learner.read({"ada": CATS[:5], "bob": NUMBERS[:5]}, name="note")
+    again = everlearn.Learner(model, tmp_path, archive=Archive)
+    assert again.known_users() == ["ada"]
+    again.read(NUMBERS[:5], "bob", name="note")
+    for user in ("ada", "bob"):
+        assert [(d.name, d.versions) for d in again.documents(user)] == [("note", 1)]
+
+
 def test_reading_again_keeps_a_version_and_rolling_back_returns_it_bit_for_bit(tmp_path):
     learner = read_all(everlearn.Learner(byte_model(), tmp_path, archive=Archive, slots=SLOTS))
     before, slots = bits_of(learner.user_archive("ada")), learner.documents("ada")
@@ -240,6 +254,11 @@ def test_reading_again_keeps_a_version_and_rolling_back_returns_it_bit_for_bit(t
     assert [d.name for d in learner.documents("ada")] == ["numbers"]
     with pytest.raises(ValueError, match="'cats' is not archived"):
         learner.roll_back_document("ada", "cats")
+    for text in (CATS, MORE):  # one right after the other
+        learner.read(text, "ada", name="twice")
+    learner.roll_back_document("ada", "twice")
+    kept = next(d for d in learner.documents("ada") if d.name == "twice")
+    assert (kept.versions, kept.slots) == (1, len(CATS) - 1)
     with pytest.raises(ValueError, match="cannot be rolled back without an archive"):
         Learner(learner.model).roll_back_document("ada", "cats")
 

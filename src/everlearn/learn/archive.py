@@ -14,7 +14,6 @@ from everlearn.learn.chunk import LearningModel
 from everlearn.learn.route import BASE, LIVE, Route, choose
 from everlearn.learn.stream import read
 from everlearn.memory.archived import Archived
-from everlearn.memory.codec import digest
 from everlearn.memory.low_rank import compress_state, decompress_state, deltas, from_tensors, to_tensors
 from everlearn.memory.state import ModelState, concat_rows, with_layers
 from everlearn.memory.users import plain_name
@@ -122,14 +121,14 @@ class Archive:
         """Return the bytes of everything that is archived, earlier versions too."""
         return sum(entry.nbytes() for entry in self._entries.values())
 
-    def keep(self, name: str, state: ModelState) -> list[str]:
+    def keep(self, name: str, state: ModelState, *, again: bool = False) -> list[str]:
         """Archive what a document has taught; an entry of the name becomes its earlier version.
-
-        To keep the same once more, bit for bit, as after a crash, is to have kept it once.
 
         Args:
             name: of the document or topic, 1 to 128 printable characters, neither "base" nor "live".
             state: one row.
+            again: this is the reading that is kept already, read once more as after a crash: it takes the place of the
+                entry, whose earlier version stays.
         Returns:
             the names of the documents that were dropped for it.
         Raises:
@@ -141,10 +140,11 @@ class Archive:
         packed = compress_state(state, self._fresh, self.model.memories(), rank=self.rank, bits=self.bits)
         packed = from_tensors(to_tensors(packed))  # on the CPU, as a file would give it back
         old = self._entries.get(name)
-        if old is None or digest(to_tensors(old.packed)) != digest(to_tensors(packed)):
+        if again and old is not None:
+            newest = old.order == self._next() - 1
+            self._put(Archived(name, packed, old.order if newest else self._next(), old.before))
+        else:
             self._put(Archived(name, packed, self._next(), old.packed if old else None))
-        elif old != self.entries()[-1]:
-            self.touch(name)
         dropped: list[str] = []
         while len(self._entries) > self.capacity:
             gone = self.drop([entry for entry in self.entries() if entry.name != name])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from everlearn.layers.level_step import Update
 from everlearn.learn.archive import Archive
 from everlearn.learn.memories import Memories
@@ -117,7 +119,11 @@ def archived(
     for layer, memory in memories.reader.memories().items():
         layers[layer], updates[layer] = memory.write(state.layer(layer), EVENT)
     taught = with_layers(state, layers)
-    dropped = archive.keep(name, taught) if archive.moved(taught) else []
+    # an entry that ends where this reading does is this reading: it was kept, and a crash came before the commit
+    again = any(
+        e.name == name and torch.equal(e.packed.tokens_seen, state.tokens_seen.cpu()) for e in archive.entries()
+    )
+    dropped = archive.keep(name, taught, again=again) if archive.moved(taught) else []
     return returned(memories, state), steps_of(updates, 0), tuple(dropped)
 
 
