@@ -11,13 +11,14 @@ from everlearn.convert import next_token
 from everlearn.recipes.replacement import ReplacementRecipe, gradual, windows
 from tests.convert.families_fixture import tiny, tokens
 
+ORDER = ("block.1.attention", "block.0.attention")
 SIZES = {"batch_size": 2, "length": 12}
 TEXT = tokens(1, 400)[0]
 
 
 def run(**changes):
     """Return (replaced, phase, layers, score, loss) of each stage."""
-    recipe = ReplacementRecipe(**{"order": (1, 0), "local": 3, "whole": 2, **SIZES, **changes})
+    recipe = ReplacementRecipe(**{"order": ORDER, "local": 3, "whole": 2, **SIZES, **changes})
     asked = tokens(2, 20, seed=8)
 
     def evaluate(student):
@@ -25,7 +26,8 @@ def run(**changes):
             return float(next_token(student(asked)[0], asked, asked))
 
     return [
-        (s.replaced, s.phase, s.student.config.layers, s.score, s.loss) for s in gradual(tiny(), TEXT, recipe, evaluate)
+        (s.replaced, s.phase, tuple(s.student.config.attention), s.score, s.loss)
+        for s in gradual(tiny(), TEXT, recipe, evaluate)
     ]
 
 
@@ -47,7 +49,7 @@ def test_a_phase_without_steps_changes_nothing():
 
 def test_steps_are_reported_as_they_are_done():
     told = []
-    recipe = ReplacementRecipe(order=(0,), local=2, whole=1, **SIZES)
+    recipe = ReplacementRecipe(order=ORDER[1:], local=2, whole=1, **SIZES)
     list(gradual(tiny(), TEXT, recipe, lambda _: 0.0, on_step=lambda *done: told.append(done[:3])))
     assert told == [(1, "local", 1), (1, "local", 2), (1, "whole", 1)]
 
@@ -62,4 +64,4 @@ def test_windows_are_pieces_of_the_text_and_the_same_for_the_same_seed():
 
 def test_a_text_shorter_than_a_window_is_refused():
     with pytest.raises(ValueError, match="the text has 12 tokens, one window needs 13; give a longer text"):
-        list(gradual(tiny(), TEXT[:12], ReplacementRecipe(order=(0,), **SIZES), lambda _: 0.0))
+        list(gradual(tiny(), TEXT[:12], ReplacementRecipe(order=ORDER[1:], **SIZES), lambda _: 0.0))
