@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace, recipe: ReplacementRecipe) -> Row:
     result: Row = {
         "original": bits_per_byte(model, asked, size),
         "original_state_bytes": state_bytes(replace_blocks(model), asked),
-        "recipe": described(recipe),
+        "recipe": recipe.to_dict(),
         "stages": stages,
     }
     if stage.student.memories():
@@ -146,12 +146,6 @@ def read(options: argparse.Namespace, student: ReplacedModel, tokenizer: Any) ->
     own = Learner(student)
     found |= {"hybrid, frozen": bits(own, learn=False), "hybrid, its own levels": bits(own, learn=True)}
     return found | {"hybrid, its own and on the other MLPs": bits(Learner(stack_levels(student)), learn=True)}
-
-
-def described(recipe: ReplacementRecipe) -> dict[str, Any]:
-    """Return a recipe as plain JSON data."""
-    kinds = {"attention": recipe.attention.to_dict(), "mlp": recipe.mlp.to_dict()}
-    return {**vars(recipe), **kinds, "objective": recipe.objective.__name__}  # type: ignore[attr-defined]
 
 
 def state_bytes(model: ReplacedModel, ids: Tensor) -> int:

@@ -62,6 +62,8 @@ def _read(options: Options) -> None:
     probe = None if options.guard is None else user_text([options.guard], smallest=2).documents[0].data
     given = (options.state, options.user, options.base, options.device, options.seed, options.quick)
     with workspace.writing_reader(*given) as learner:
+        if not learner.model.memories():
+            out.say("nothing in this model learns while it reads: each text is scored, and leaves nothing behind")
         if probe is not None:
             learner.guard = ProbeGuard(learner.model, probe)
         rows = read_documents(learner, options.user, text.documents, out, again=True)

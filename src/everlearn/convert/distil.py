@@ -17,6 +17,7 @@ from everlearn.convert.in_place import InPlace
 from everlearn.convert.replaced import ReplacedModel
 from everlearn.memory.state import all_finite
 
+EXACT = 1e-6  # local loss below which a memory has nothing to learn, and Adam's steps would only disturb it
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 Seen = dict[str, tuple[Tensor, Tensor]]  # name -> what an attention or an MLP read and gave
 
@@ -77,9 +78,9 @@ def distil(
     """Let a hybrid learn from the model that it was made of, one step for each batch.
 
     First each memory alone learns to give what the teacher's attention or MLP gives for the same inputs, all of them in
-    one pass of the teacher. Then every parameter of the hybrid learns the objective. AdamW, no weight decay, the
-    gradient's norm bounded by 1, the rate falling to a tenth along a line in each phase. Stop whenever you like: the
-    student is whole after every step, and in evaluation mode.
+    one pass of the teacher; one that gives it already is left alone. Then every parameter of the hybrid learns the
+    objective. AdamW, no weight decay, the gradient's norm bounded by 1, the rate falling to a tenth along a line in
+    each phase. Stop whenever you like: the student is whole after every step, and in evaluation mode.
 
     Args:
         student: changed in place.
@@ -173,11 +174,13 @@ def _local(
     for step in range(steps):
         _, seen = record(teacher, _next(batches, "local", step, steps), paths)
         losses = {name: local_loss(place, *seen[name]) for name, place in held.items()}
-        total = torch.stack(list(losses.values())).sum()
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        wrong = [loss for name, loss in losses.items() if not values[name] < EXACT]
         for place in held.values():
             place.zero_grad(set_to_none=True)
-        _step(optimizer, total, [list(place.parameters()) for place in held.values()], lr, step, steps)
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if wrong:
+            total = torch.stack(wrong).sum()
+            _step(optimizer, total, [list(place.parameters()) for place in held.values()], lr, step, steps)
         yield DistilStep("local", step + 1, sum(values.values()) / len(values), values)
 
 

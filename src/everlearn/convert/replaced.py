@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -15,7 +17,10 @@ from everlearn.convert.families import Family
 from everlearn.convert.in_place import InPlace
 from everlearn.convert.pretrained import Pretrained
 from everlearn.convert.replace_config import ATTENTION, ReplaceConfig, place_of
+from everlearn.convert.substitutes import Continuum
+from everlearn.layers.continuum import ContinuumMemory
 from everlearn.layers.leveled import LeveledMemory
+from everlearn.levels import Level
 from everlearn.memory.state import ModelState
 
 
@@ -68,6 +73,27 @@ class ReplacedModel(Pretrained):
         """Return the memories that learn by the task's gradient while the model reads: those with levels that step."""
         found = {name: place.memory for name, place in self._places.items()}
         return {name: m for name, m in found.items() if isinstance(m, LeveledMemory) and m.learning_levels}
+
+    def set_levels(self, levels: Mapping[str, Sequence[Level]]) -> None:
+        """Give what learns in places other periods and step sizes; what streams have learned still fits.
+
+        Args:
+            levels: name of a place -> its levels, with the names that they had; places that are not named stay.
+        Raises:
+            ValueError: a place that does not learn, or other names of levels; nothing was changed.
+        """
+        learning = self.memories()
+        if unknown := sorted(set(levels) - set(learning)):
+            raise ValueError(
+                f"{unknown[0]!r} is no place that learns while the model reads; these are {list(learning)}; name them"
+            )
+        rated = {name: learning[name].with_levels(own) for name, own in levels.items()}
+        mlp = dict(self.config.mlp)
+        for name, memory in rated.items():
+            index, _ = place_of(name)
+            mlp[index] = dataclasses.replace(cast(Continuum, mlp[index]), levels=memory.levels)
+            self._places[name].memory = cast(ContinuumMemory, memory)
+        self.config = dataclasses.replace(self.config, mlp=mlp)
 
     def fingerprint(self) -> str:
         """Return a hash of every weight and of the configuration; levels' rates are left out."""

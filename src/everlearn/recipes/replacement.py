@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from everlearn.convert.replace_config import ATTENTION, place_of
 from everlearn.convert.replaced import ReplacedModel
 from everlearn.convert.replacement import replace_blocks, replace_more
 from everlearn.convert.substitutes import Substitute, continuum, delta
+from everlearn.levels.component import rule_name
 
 PHASES = ("swap", "local", "whole")
 
@@ -54,6 +56,11 @@ class ReplacementRecipe:
     chunk_size: int = 128
     window: int | None = None
     seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        kinds = {"attention": self.attention.to_dict(), "mlp": self.mlp.to_dict()}
+        return {**vars(self), **kinds, "order": list(self.order), "objective": rule_name(self.objective)}
 
 
 @dataclass(frozen=True)
