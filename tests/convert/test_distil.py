@@ -7,8 +7,18 @@ import copy
 import pytest
 import torch
 
-from everlearn.convert import distil, kl, next_token, replace_attention
+from everlearn.convert import (
+    Continuum,
+    Delta,
+    distil,
+    kl,
+    next_token,
+    replace_attention,
+    replace_blocks,
+    stack_levels,
+)
 from everlearn.convert.distil import local_loss, record
+from everlearn.levels import Level
 from tests.convert.families_fixture import tiny, tokens
 
 
@@ -148,6 +158,48 @@ def test_a_hybrid_without_memories_has_nothing_to_learn_from_its_original():
     teacher, student, batches = pair([])
     (step,) = distil(student, teacher, batches, local=3, whole=1)
     assert step.phase == "whole" and step.loss == pytest.approx(0, abs=1e-12)
+
+
+def test_what_an_mlp_read_and_gave_is_recorded_and_learned():
+    teacher = tiny()
+    student = replace_blocks(teacher, mlp={0: Continuum(hidden_dim=8), 1: Delta()})
+    ids, original = tokens(), snapshot(teacher)
+    _, seen = record(teacher, ids, {name: student.path(name) for name in student.places()})
+    block, x = teacher.model.layers[0], teacher(ids, output_hidden_states=True).hidden_states
+    inputs, outputs = seen["block.0.mlp"]
+    torch.testing.assert_close(block.mlp(inputs), outputs, atol=1e-12, rtol=0)
+    middle = x[1] - outputs  # the stream between the two parts of the block
+    torch.testing.assert_close(block.post_attention_layernorm(middle), inputs, atol=1e-12, rtol=0)
+    batches = (tokens(4, 24, seed) for seed in range(10, 100))
+    steps = list(distil(student, teacher, batches, local=40, whole=0))
+    for name in student.places():
+        assert steps[-1].places[name] < 0.6 * steps[0].places[name]
+    assert not changed(teacher, original)
+
+
+def test_a_memory_that_is_right_already_is_left_alone():
+    """Adam divides by the size of its gradient: from zero error its steps would be as large as from any other."""
+    teacher = tiny()
+    student = replace_blocks(teacher, mlp={0: Continuum(), 1: Continuum(hidden_dim=8)})
+    before = snapshot(student.base)
+    steps = list(distil(student, teacher, (tokens(4, 24, seed) for seed in range(10, 20)), local=5, whole=0))
+    assert steps[0].places["block.0.mlp"] < 1e-20 < 1e-3 < steps[0].places["block.1.mlp"]
+    assert {name.split(".")[2] for name in changed(student.base, before)} == {"1"}
+    exact = replace_blocks(teacher, mlp={0: Continuum()})
+    before = snapshot(exact.base)
+    list(distil(exact, teacher, [tokens()], local=1, whole=0))
+    assert not changed(exact.base, before)
+
+
+def test_another_teacher_is_refused():
+    _, student, batches = pair()
+    other = tiny()
+    torch.nn.init.zeros_(other.model.norm.weight)
+    with pytest.raises(ValueError, match=r"was made of another model: its SHA-256 is .* give the original, with"):
+        list(distil(student, other, batches, local=1, whole=0))
+    with pytest.raises(ValueError, match="take no gradient, as when levels are stacked on it; teach it first"):
+        stack_levels(student, levels=[Level("fast", 8)], chunk_size=8)
+        list(distil(student, tiny(), batches, local=1, whole=0))
 
 
 def test_what_cannot_be_learned_is_refused():

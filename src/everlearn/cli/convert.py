@@ -131,7 +131,7 @@ def _check(options: Options) -> None:
         UserError: OUT holds something, a number out of range, a model of ours, or options that do not go together.
     """
     from everlearn.cli.errors import UserError
-    from everlearn.cli.replacing import under_way
+    from everlearn.cli.replacing import contents, under_way
     from everlearn.cli.workspace import check_seed
 
     check_seed(options.seed)
@@ -142,7 +142,7 @@ def _check(options: Options) -> None:
             f"{options.out} holds a run of convert --replace that was interrupted; repeat the command that it was "
             "begun with, or choose a new folder for OUT"
         )
-    if options.out.exists() and not interrupted and not (options.out.is_dir() and not any(options.out.iterdir())):
+    if not interrupted and (contents(options.out) or (options.out.exists() and not options.out.is_dir())):
         raise UserError(f"{options.out} is there already and not an empty folder; choose a new one for OUT")
     if options.chunk_size < 1:
         raise UserError(f"--chunk-size {options.chunk_size} is below 1; 128 and 32 were measured to work")
@@ -173,6 +173,11 @@ def _replaced(
     from everlearn.recipes.replacement import ReplacementRecipe
 
     count = pretrained.config.get_text_config().num_hidden_layers
+    if wrong := [i for i in (*options.replace, *options.replace_mlp) if not 0 <= i < count]:
+        raise UserError(
+            f"block {wrong[0]} is not of {type(pretrained).__name__}, whose blocks are 0 to {count - 1}; name some of "
+            "these"
+        )
     if len(set(options.replace_mlp)) == count:
         raise UserError(
             f"--replace-mlp names all {count} blocks, and the pretrained MLPs that are left are what learns; leave one"

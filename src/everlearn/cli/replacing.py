@@ -85,6 +85,7 @@ def replace_gradually(
         out.say(f"{run.done} of {len(recipe.order)} places were replaced before the interrupt; going on behind them")
     else:
         run.original = bits_per_byte(model, asked, size)
+        _note(own, run)
     out.say(f"the original: {run.original:.3f} bits per byte on {asked.numel():,} tokens from the ends of the texts")
     left = len(recipe.order) - run.done
     title = f"Replacing {left} place{'s' * (left != 1)}"
@@ -119,8 +120,12 @@ def finish(folder: Path, document: dict[str, Any]) -> None:
 
 def under_way(folder: Path) -> bool:
     """Tell whether a folder holds nothing but a run that was interrupted."""
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    return UNDER_WAY in names and names <= {UNDER_WAY, ".lock"}
+    return contents(folder) == {UNDER_WAY}
+
+
+def contents(folder: Path) -> set[str]:
+    """Return the names in a folder, but for the lock that a failed run leaves; none where it is missing."""
+    return {entry.name for entry in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
 
 
 def _split(tokenizer: Any, documents: Iterable[Document], length: int) -> tuple[Tensor, Tensor, int]:
@@ -153,6 +158,8 @@ def _begun(own: Path, what: dict[str, Any]) -> Run:
         run = Run(**json.loads((own / PROGRESS).read_text()))
     except (ValueError, TypeError):
         raise UserError(f"{own / PROGRESS} is not whole; remove {own} to begin anew") from None
+    if not run.done:
+        return Run(what)
     if run.what != json.loads(json.dumps(what)):
         other = next(key for key in what if run.what.get(key) != json.loads(json.dumps(what[key])))
         raise UserError(
@@ -164,12 +171,18 @@ def _begun(own: Path, what: dict[str, Any]) -> Run:
 
 def _keep(own: Path, run: Run, student: ReplacedModel, count: int) -> None:
     """Write a finished place: the hybrid first, then that it is done; then drop the one before."""
-    from everlearn.memory.files import atomic_write
-
     student.save(own / str(count))
     run.done = count
-    atomic_write(own / PROGRESS, json.dumps(vars(run)).encode())
+    _note(own, run)
     shutil.rmtree(own / str(count - 1), ignore_errors=True)
+
+
+def _note(own: Path, run: Run) -> None:
+    """Write down how far a run has come."""
+    from everlearn.memory.files import atomic_write
+
+    own.mkdir(parents=True, exist_ok=True)
+    atomic_write(own / PROGRESS, json.dumps(vars(run)).encode())
 
 
 def _row(stage: Stage) -> dict[str, Any]:
