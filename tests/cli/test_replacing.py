@@ -11,7 +11,7 @@ import pytest
 from verbs_fixture import Shell
 
 import everlearn
-from everlearn.convert import Delta, StackedModel, load_replaced, replace_blocks
+from everlearn.convert import Delta, ReplacedModel, StackedModel, load_replaced, replace_blocks
 from everlearn.convert.adapter import base_hash
 from everlearn.convert.hub import load_base
 from everlearn.recipes import replacement
@@ -130,6 +130,25 @@ def test_an_interrupted_run_goes_on_behind_the_last_place_and_ends_the_same(base
     names = ("replaced.json", "base/replacement.safetensors", "base/adapter.json")
     assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
     assert not (out / "replacing").exists()
+
+
+def test_a_run_that_stops_while_a_place_is_being_kept_does_that_place_again(base, lesson, shell, monkeypatch):
+    """What is done is written after the hybrid that it names, and the hybrid before is dropped last."""
+    out, whole = shell.folder / "out", shell.folder / "whole"
+    shell(*words(base, lesson, whole))
+    save = ReplacedModel.save
+
+    def stopped(model, folder):
+        if len(model.config.names()) == 2:
+            raise KeyboardInterrupt
+        save(model, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplacedModel, "save", stopped)
+        shell(*words(base, lesson, out), code=130)
+    assert json.loads((out / "replacing" / "progress.json").read_text())["done"] == 1
+    assert "1 of 3 places were replaced before the interrupt" in shell(*words(base, lesson, out))
+    assert (out / "replaced.json").read_bytes() == (whole / "replaced.json").read_bytes()
 
 
 def test_another_command_does_not_go_on_with_an_interrupted_run(base, lesson, shell, monkeypatch):

@@ -23,13 +23,13 @@ from everlearn.convert import (
     stack_levels,
 )
 from everlearn.convert.families import Family
-from everlearn.convert.in_place import MemoryMLP
+from everlearn.convert.in_place import MemoryCache, MemoryMLP
 from everlearn.layers import CMS, DeltaMemory
 from everlearn.learn import Learner
 from everlearn.learn.stream import read
 from everlearn.levels import Level
 from everlearn.memory.codec import digest, to_tensors
-from everlearn.memory.state import concat_rows
+from everlearn.memory.state import LayerState, concat_rows
 from tests.convert.families_fixture import FAMILIES, tiny, tokens
 from tests.pretrained import tokenizer
 from tests.tiny import assert_close
@@ -343,6 +343,58 @@ def test_calls_that_a_delta_memory_in_an_mlp_s_place_would_misread_are_refused()
     # what reads each token by itself misreads nothing
     free = hybrid(mlp={0: LEARNS})
     free.base(ids, use_cache=True, attention_mask=mask)
+
+
+def test_the_rows_of_a_cache_are_moved_with_their_states():
+    """By hand: rows 0, 1, 2 of keys, memories and contexts go where they are sent, together."""
+    rows = torch.arange(3.0)[:, None]
+    keys = rows[:, :, None, None].expand(3, 1, 4, 2)
+    moves = {
+        (2, 0, 0): lambda cache: cache.reorder_cache(torch.tensor([2, 0, 0])),
+        (0, 0, 1, 1, 2, 2): lambda cache: cache.batch_repeat_interleave(2),
+        (1, 2): lambda cache: cache.batch_select_indices(torch.tensor([1, 2])),
+    }
+    for expected, move in moves.items():
+        cache = MemoryCache({"block.0.mlp": LayerState({"S": rows}, {"conv": rows + 10})}, None)
+        cache.update(keys, keys, 0)
+        move(cache)
+        state = cache.states["block.0.mlp"]
+        assert tuple(state.memory["S"][:, 0].tolist()) == expected
+        assert tuple((state.context["conv"][:, 0] - 10).tolist()) == expected
+        assert tuple(cache.layers[0].keys[:, 0, 0, 0].tolist()) == expected
+    with pytest.raises(ValueError, match="2 tokens cannot be taken back out of a delta memory"):
+        cache.crop(-2)
+    plain = MemoryCache({}, None)
+    plain.update(keys, keys, 0)
+    plain.crop(-3)
+    assert plain.get_seq_length() == 1
+
+
+def test_a_save_that_is_cut_short_is_never_taken_for_whole(tmp_path, monkeypatch):
+    """The description is written last: without it there is no hybrid, with an older one the two do not fit."""
+    first, second = hybrid(mlp={0: LEARNS}), hybrid(mlp={1: LEARNS})
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for before, reason in ((None, r"replacement\.json is missing"), (first, "are not of one model; copy both from")):
+        if before is not None:
+            before.save(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("everlearn.convert.hybrid_files.atomic_write", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                second.save(tmp_path)
+        with pytest.raises(ValueError, match=reason):
+            load_replaced(tmp_path)
+    second.save(tmp_path)
+    assert load_replaced(tmp_path).fingerprint() == second.fingerprint()
+    file = tmp_path / "replacement.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(ValueError, match="has format 9, this version reads up to 1; update everlearn"):
+        load_replaced(tmp_path)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="are not of one model"):
+        load_replaced(tmp_path)
 
 
 def test_levels_are_stacked_on_mlps_that_are_left_alone():

@@ -54,7 +54,7 @@ class MemoryCache(DynamicCache):
         """
         if self.states:
             raise ValueError(
-                f"{tokens_to_remove} tokens cannot be taken back out of a delta memory, as this way of generating "
+                f"{abs(tokens_to_remove)} tokens cannot be taken back out of a delta memory, as this way of generating "
                 "asks; choose greedy, sampling or beams"
             )
         super().crop(tokens_to_remove)
