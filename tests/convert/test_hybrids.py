@@ -304,6 +304,8 @@ def test_what_cannot_stand_or_be_named_is_refused():
     for given in (one, one.base):
         with pytest.raises(ValueError, match=r"in the place of block\.0\.mlp already; give the .* to replace_more"):
             replace_attention(given, layers=[1])
+    with pytest.raises(ValueError, match=r"'block\.0\.attention' holds no memory; the replaced places are \['block\.0"):
+        one.path("block.0.attention")
     with pytest.raises(ValueError, match="chunk_size 0 is below 1"):
         replace_blocks(plain, chunk_size=0)
     with pytest.raises(ValueError, match="hidden_dim 0 is below 1"):
@@ -395,6 +397,25 @@ def test_a_save_that_is_cut_short_is_never_taken_for_whole(tmp_path, monkeypatch
     file.write_text("{")
     with pytest.raises(ValueError, match="are not of one model"):
         load_replaced(tmp_path)
+
+
+def test_what_a_call_carried_is_gone_when_it_has_ended_or_failed():
+    """A place that is asked by itself reads afresh, whatever its block has just read, and keeps no cache alive."""
+    model, ids = hybrid(mlp={1: Delta()}), tokens()
+    place, x = model.places()["block.1.mlp"], torch.randn(2, 5, 16, dtype=torch.float64)
+    expected = place.memory(x)[0]
+    model(ids)
+    assert torch.equal(place(x), expected)
+    last = model.base.model.layers[1]
+
+    def fails(*_):
+        raise RuntimeError("somewhere in the block")
+
+    hook = last.post_attention_layernorm.register_forward_hook(fails)
+    with pytest.raises(RuntimeError, match="somewhere"):
+        model(ids)
+    hook.remove()
+    assert torch.equal(place(x), expected)
 
 
 def test_levels_are_stacked_on_mlps_that_are_left_alone():

@@ -64,7 +64,15 @@ class ReplacedModel(Pretrained):
         return dict(self._places)
 
     def path(self, name: str) -> str:
-        """Return the path, in `base` and in the original, of the module in a place; see `replace_config.place_of`."""
+        """Return the path, in `base` and in the original, of the module in a place, such as "block.0.attention".
+
+        Raises:
+            ValueError: the place holds no memory.
+        """
+        if name not in self._places:
+            raise ValueError(
+                f"{name!r} holds no memory; the replaced places are {list(self._places)}; name one of them"
+            )
         index, place = place_of(name)
         own = self.attention.name if place == ATTENTION and self.attention else self.family.mlp
         return f"{self.family.blocks}.{index}.{own}"
