@@ -250,6 +250,13 @@ def test_a_saved_hybrid_comes_back_with_every_place(tmp_path, dtype):
     assert shown["config"]["mlp"]["0"]["kind"] == "sequential" and len(shown["config"]["original"]) == 64
 
 
+def test_a_hybrid_that_another_version_would_load_otherwise_is_refused(tmp_path, monkeypatch):
+    hybrid(mlp={0: LEARNS}).save(tmp_path)
+    monkeypatch.setattr("everlearn.convert.hybrid_files.base_hash", lambda _: "what other weights would give")
+    with pytest.raises(ValueError, match="gives another model than was saved; load it with the versions that saved it"):
+        load_replaced(tmp_path)
+
+
 def test_further_places_keep_what_the_others_have_learned():
     first = hybrid(mlp={0: LEARNS})
     with torch.no_grad():

@@ -36,6 +36,8 @@ def save(folder: Path | str, base: nn.Module, tokenizer: Any, config: ReplaceCon
         "fingerprint": fingerprint(base, config),
         "config": config.to_dict(),
         "base": json.loads(own.config.to_json_string(use_diff=False)),
+        # of the model's own weights: what learns in places is wider than 16 bits
+        "dtype": str(own.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "tokenizer": tokenizer is not None,
     }
     save_tensors(folder / WEIGHTS, _untied(base), meta)

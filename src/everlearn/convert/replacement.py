@@ -146,7 +146,7 @@ def load_replaced(folder: Path | str) -> ReplacedModel:
 
     tensors, meta = hybrid_files.load(folder)
     described = dict(meta["base"])
-    dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+    dtype = getattr(torch, meta["dtype"])
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(described.pop("model_type"), **described), dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder) if meta["tokenizer"] else None
     config = ReplaceConfig.from_dict(meta["config"])
