@@ -153,9 +153,10 @@ def test_a_run_that_stops_while_a_place_is_being_kept_does_that_place_again(base
 
 def test_another_command_does_not_go_on_with_an_interrupted_run(base, lesson, shell, monkeypatch):
     out = shell.folder / "out"
-    with monkeypatch.context() as patch:
-        stop_after_places(patch, 1)
-        shell(*words(base, lesson, out), code=130)
+    for done, more in ((0, ("--seed", "5")), (1, ())):  # before a place is done, any command may begin anew
+        with monkeypatch.context() as patch:
+            stop_after_places(patch, done)
+            shell(*words(base, lesson, out, *more), code=130)
     other = pretrained(shell.folder / "other", seed=1)
     for command, reason in (
         (words(other, lesson, out), "was begun with another original"),

@@ -185,6 +185,7 @@ def test_a_stacked_hybrid_at_rest_gives_the_logits_of_the_hybrid_bit_for_bit():
     assert list(levels.memories()) == ["stack", "block.1.mlp"]
     assert {matrix.name.split(".")[2] for matrix in levels.matrices} == {"0"}  # of the MLP that is left
     assert levels.hybrid is model and len(list(levels.parameters())) == len(list(model.parameters()))
+    assert MODELS["with a window"]().sight.window == 12
     # given back, it is the hybrid again, and takes gradients
     assert levels.unstack() is model.base and torch.equal(model(ids, model.initial_state(2))[0], expected)
     assert all(parameter.requires_grad for parameter in model.parameters())
