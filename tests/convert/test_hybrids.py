@@ -113,7 +113,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("cuts", [(1,), (C,), (C + 3,), (5, 6, 23, 29)])
+@pytest.mark.parametrize("cuts", [(C,), (1, 6, 7, 23, 29)])
 def test_any_cut_of_a_text_teaches_a_hybrid_the_same(name, cuts):
     model, ids = MODELS[name](), tokens(2, 35)
     (whole, expected), (pieces, state) = learned(model, ids), learned(model, ids, cuts)
