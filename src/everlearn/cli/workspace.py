@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.cli.errors import UserError, command
-from everlearn.layout import ADAPTER, BASE, CONFIG, FORMAT, MARKER, USERS
+from everlearn.layout import ADAPTER, BASE, CONFIG, FORMAT, MARKER, REPLACED, USERS
 
 if TYPE_CHECKING:
     from everlearn.learn import Learner
@@ -95,7 +95,7 @@ def few_threads(folder: Path | None = None) -> None:
     """
     import torch
 
-    if folder is not None and (folder / BASE / ADAPTER).is_file():
+    if folder is not None and is_converted(folder):
         return
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def writing_reader(
 
     user_name(user)
     check_seed(seed)
-    if (folder / BASE / ADAPTER).is_file():
+    if is_converted(folder):
         prepare(folder, "text")
         with sole_writer(folder):
             learner = open_reader(folder, device, base)
@@ -168,7 +168,7 @@ def open_reader(folder: Path, device: str, base: Path | None = None) -> Learner:
     from everlearn.compose import keeping, load_text_model
     from everlearn.device import device as find_device
 
-    if not any((folder / BASE / name).exists() for name in (CONFIG, ADAPTER)):
+    if not any((folder / BASE / name).exists() for name in (CONFIG, ADAPTER, REPLACED)):
         raise UserError(f"{folder} holds no model; make one: everlearn learn PATH --state {folder}")
     with torch.no_grad():
         model = load_text_model(folder / BASE, base)
@@ -194,6 +194,11 @@ def open_user(folder: Path, user: str | None, device: str, base: Path | None = N
         users = ", ".join(learner.known_users()) or "nobody"
         raise UserError(f"{folder} holds no memory of user {user!r}; it knows {users}")
     return learner
+
+
+def is_converted(folder: Path) -> bool:
+    """Tell whether a state folder is of a model of Hugging Face: with levels on it, or with memories in its places."""
+    return any((folder / BASE / name).is_file() for name in (ADAPTER, REPLACED))
 
 
 def is_pretrained(folder: Path) -> bool:

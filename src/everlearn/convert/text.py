@@ -72,8 +72,8 @@ def needed(tokenizer: Any) -> Any:
     """
     if tokenizer is None:
         raise ValueError(
-            "the model was stacked without a tokenizer, so it reads token numbers only; "
-            "give one: stack_levels(model, tokenizer)"
+            "the model was made without a tokenizer, so it reads token numbers only; "
+            "give one: stack_levels(model, tokenizer) or replace_blocks(model, tokenizer)"
         )
     return tokenizer
 
