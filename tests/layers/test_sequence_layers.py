@@ -177,6 +177,13 @@ def test_every_parameter_gets_a_gradient(layer):
         assert parameter.grad.norm() > 1e-8, name
 
 
+def test_what_stands_at_padding_reaches_no_gradient(layer):
+    mask = lengths_mask([LENGTH, 13, 0], LENGTH)
+    x = torch.where(mask.unsqueeze(-1), tokens(), torch.nan)
+    (layer(x, None, mask)[0][mask] * tokens()[mask]).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.grad is not None)
+
+
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
 def test_finite_in_bfloat16(layer, autocast):
     layer, x = (layer.float(), tokens().float()) if autocast else (layer.bfloat16(), tokens().bfloat16())

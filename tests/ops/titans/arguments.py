@@ -28,7 +28,7 @@ def draw(depth=1, rows=2, length=23, heads=2, dim=4, dim_v=4, seed=0, gates="mix
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    scale, shift = {"mixed": (3, 0), "open": (1, 9), "closed": (20, -40), "ends": (0, 0)}[gates]
+    scale, shift = {"mixed": (1, 3), "open": (1, 9), "closed": (20, -40), "ends": (0, 0)}[gates]
     sizes = [dim, *[5] * (depth - 1), dim_v]
     args = {
         "q": normal(rows, length, heads, dim),
