@@ -5,5 +5,16 @@ from everlearn.models.config import DecoderConfig
 from everlearn.models.decoder import Decoder
 from everlearn.models.presets import PRESETS, preset
 from everlearn.models.protocol import TextModel
+from everlearn.models.sizes import SIZES, sized
 
-__all__ = ["PRESETS", "Decoder", "DecoderConfig", "TextModel", "load_model", "preset", "save_model"]
+__all__ = [
+    "PRESETS",
+    "SIZES",
+    "Decoder",
+    "DecoderConfig",
+    "TextModel",
+    "load_model",
+    "preset",
+    "save_model",
+    "sized",
+]
