@@ -12,11 +12,13 @@ from everlearn.learn.store_protocol import Store
 from everlearn.memory.files import atomic_write
 from everlearn.models.checkpoint import load_model, save_model
 from everlearn.models.decoder import Decoder
-from everlearn.models.protocol import TextModel
+from everlearn.models.protocol import Readable, TextModel
 from everlearn.store.folder import FolderStore
 
 
-def learner(model: TextModel, store: Store | Path | str | None = None, *, guard: Guard | None = None) -> Learner:
+def learner(
+    model: TextModel | Readable, store: Store | Path | str | None = None, *, guard: Guard | None = None
+) -> Learner:
     """Return a `Learner`; a path becomes a folder with one file per user.
 
     Args:
@@ -27,7 +29,7 @@ def learner(model: TextModel, store: Store | Path | str | None = None, *, guard:
     """
     reader = Learner(model, guard=guard)  # refuses a model that cannot learn before a folder is made
     if isinstance(store, (str, Path)):
-        store = FolderStore(Path(store), model.fingerprint(), model.initial_state(1))
+        store = FolderStore(Path(store), reader.model.fingerprint(), reader.model.initial_state(1))
     reader.store = store
     return reader
 

@@ -17,7 +17,7 @@ from everlearn.learn.stream import End, check_end, read
 from everlearn.memory.codec import check_fits
 from everlearn.memory.state import ModelState, concat_rows, take_level
 from everlearn.memory.users import user_name
-from everlearn.models.protocol import TextModel
+from everlearn.models.protocol import Readable, TextModel
 
 
 class Learner:
@@ -26,7 +26,8 @@ class Learner:
     `read` learns; `score` and `generate` never do. A text is scored token by token before anything is learned from it.
 
     Args:
-        model: a decoder of bytes, or a stacked model with its tokenizer; without levels, reading changes nothing.
+        model: a decoder of bytes or with a tokenizer, a stacked model with its tokenizer, or what has such a `reader`,
+            as `HopeForCausalLM` does for bytes; without levels, reading changes nothing.
         store: where memories outlive the process; None keeps them in this object only.
         guard: asked at the end of every document whether what was learned may stay, such as `learn.ProbeGuard`; None
             keeps it always.
@@ -42,7 +43,9 @@ class Learner:
         {'fast': 4}
     """
 
-    def __init__(self, model: TextModel, store: Store | None = None, *, guard: Guard | None = None) -> None:
+    def __init__(self, model: TextModel | Readable, store: Store | None = None, *, guard: Guard | None = None) -> None:
+        if isinstance(model, Readable):
+            model = model.reader()
         if isinstance(model, nn.Module) and not callable(getattr(model, "encode", None)):
             raise ValueError(
                 f"a {type(model).__name__} does not learn what it reads yet; stack levels on it first: "

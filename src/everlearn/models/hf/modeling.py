@@ -317,6 +317,13 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         """Return what `Learner` reads with: the decoder, by bytes or through a tokenizer; the parameters are shared.
 
         Raises:
-            ValueError: the tokenizer has more tokens than the model.
+            ValueError: no tokenizer for a vocabulary that is not that of bytes, or one with more tokens than the model.
         """
-        return self.decoder if tokenizer is None else self.decoder.with_tokenizer(tokenizer)
+        if tokenizer is not None:
+            return self.decoder.with_tokenizer(tokenizer)
+        if self.decoder.config.vocab_size != 256:
+            raise ValueError(
+                f"the model has {self.decoder.config.vocab_size} tokens, which are no bytes; give its tokenizer: "
+                "Learner(model.reader(tokenizer))"
+            )
+        return self.decoder
