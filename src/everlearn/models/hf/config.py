@@ -50,8 +50,7 @@ class HopeConfig(PreTrainedConfig):
         self.use_cache = given.pop("use_cache", True)
         config = _decoder_config(fields)
         plain = {**vars(config), **config.to_dict()}  # the second leaves out what says nothing new
-        for name in FIELDS:
-            setattr(self, name, plain[name])
+        vars(self).update({name: plain[name] for name in FIELDS})
         super().__init__(**{"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **given})
 
     @classmethod

@@ -19,6 +19,8 @@ from everlearn.models.hf.cache import MemoryCache, caught_up
 from everlearn.models.hf.config import HopeConfig
 from everlearn.models.hf.inputs import check_ids, check_labels, continued, documents_of, mask_of, repeats_of
 
+ALIGNED = 64  # bytes; where torch puts what it allocates on a CPU
+
 
 class HopePreTrainedModel(PreTrainedModel):
     """What both models share: how they are built, saved and loaded. Abstract."""
@@ -55,6 +57,10 @@ class HopePreTrainedModel(PreTrainedModel):
         for tensor_name, tensor in model.state_dict().items():
             if not tensor.is_meta and not all_finite([tensor]):
                 raise ValueError(f"{name} holds NaN or infinity in {tensor_name!r}; give an earlier checkpoint")
+        for parameter in model.parameters():
+            # at an odd address, where a file is mapped, matrix products may round in another way than before saving
+            if parameter.device.type == "cpu" and parameter.data_ptr() % ALIGNED:
+                parameter.data = parameter.data.clone()
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
