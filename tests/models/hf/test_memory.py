@@ -118,3 +118,19 @@ def test_a_model_with_a_tokenizer_is_read_through_it(tmp_path):
     assert tokenizer.decode(made[0, ids.shape[1] :]) == reader.generate("the cat", user="ada", max_new_tokens=6)
     el.save(reader, tmp_path)
     assert el.load(tmp_path).score(TEXT, user="ada").bits_per_byte == reader.score(TEXT, user="ada").bits_per_byte
+
+
+def test_levels_are_not_stacked_on_a_model_that_has_its_own():
+    """Its cache holds no layers at all, and must not pass for one whose layers are all attention."""
+    model = make("hope_attention", vocab_size=320)
+    before = model(tokens(1, 4)).logits
+    with pytest.raises(ValueError, match="HopeForCausalLM keeps no keys and values in each layer"):
+        el.stack_levels(model, byte_level(), weights=["*.qkv"], window=64)
+    assert torch.equal(model(tokens(1, 4)).logits, before)
+
+
+def test_its_levels_are_described_as_the_decoders_are():
+    model = make("hope_attention")
+    ours, theirs = el.describe(model.decoder), el.describe(model)
+    assert [level.update_period for level in theirs.levels] == [level.update_period for level in ours.levels]
+    assert theirs.notes == ("lm_head.weight is model.decoder.embedding.weight again, counted once",)
