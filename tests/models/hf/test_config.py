@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from transformers import AutoConfig
 
+import everlearn.models
 from everlearn.levels import Level
 from everlearn.models import PRESETS, SIZES, HopeConfig, preset, sized
 
@@ -63,3 +66,14 @@ def test_what_does_not_exist_or_does_not_fit_is_refused():
         HopeConfig(levels=[{"speed": 3}])
     with pytest.raises(ValueError, match="dim is 0"):
         HopeConfig(dim=0)
+
+
+def test_hugging_face_is_imported_with_the_first_of_its_names():
+    code = (
+        "import sys, everlearn.models as m; assert 'transformers' not in sys.modules; m.HopeConfig; "
+        "assert 'transformers' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="has no attribute 'Hope'"):
+        vars(everlearn.models)["__getattr__"]("Hope")
