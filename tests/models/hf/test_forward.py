@@ -69,6 +69,12 @@ def test_packed_documents_read_as_if_alone(name):
     for row, cut in ((0, 3), (1, 5)):
         same(one[row, :cut], model(ids[row : row + 1, :cut]).logits[0], 1e-10)
         same(one[row, cut:], model(ids[row : row + 1, cut:]).logits[0], 1e-10)
+    cache = model.new_cache()
+    assert torch.equal(model(ids, seq_idx=seq_idx, past_key_values=cache).logits, one)
+    last = torch.cat([ids[:1, 3:], ids[:1, :2]], 1)  # the cache holds each row's last document
+    same(model(ids[:, :2], past_key_values=cache).logits[0], model(last).logits[0, -2:], 1e-10)
+    with pytest.raises(ValueError, match="packed rows start fresh, but past_key_values has read something"):
+        model(ids, seq_idx=seq_idx, past_key_values=cache)
     other = ids.clone()
     other[0, :3] = (other[0, :3] + 1) % 256
     assert torch.equal(model(other, position_ids=position_ids).logits[0, 3:], one[0, 3:])
@@ -113,6 +119,7 @@ REFUSED = {
     "no rows": ({"input_ids": IDS[:0]}, "hold no token"),
     "one dimension": ({"input_ids": IDS[0]}, r"give token numbers \[B, T\]"),
     "floats": ({"input_ids": IDS.float()}, "input_ids are torch.float32"),
+    "both": ({"input_ids": IDS, "inputs_embeds": torch.zeros(2, 4, 16)}, "inputs_embeds were given, but the memories"),
     "embeddings": ({"inputs_embeds": torch.zeros(1, 2, 16)}, "inputs_embeds were given, but the memories"),
     "nothing": ({}, "no input_ids were given"),
     "attentions": ({"input_ids": IDS, "output_attentions": True}, "memories have no attention to show"),

@@ -122,8 +122,8 @@ class HopeModel(HopePreTrainedModel):
         """
         if inputs_embeds is not None or input_ids is None:
             raise ValueError(
-                f"{'inputs_embeds were' if input_ids is None and inputs_embeds is not None else 'no input_ids were'} "
-                "given, but the memories of this model read token numbers; give input_ids alone"
+                f"{'no input_ids were' if inputs_embeds is None else 'inputs_embeds were'} given, but the memories of "
+                "this model read token numbers; give input_ids alone"
             )
         if kwargs.get("output_attentions"):
             raise ValueError("output_attentions is True, but memories have no attention to show; leave it out")
@@ -131,6 +131,10 @@ class HopeModel(HopePreTrainedModel):
         cache = continued(past_key_values, self.decoder, input_ids)
         mask = mask_of(attention_mask, input_ids)
         documents = documents_of(position_ids, seq_idx, input_ids, mask, kwargs)
+        if documents is not None and cache is not None and cache.state is not None:
+            raise ValueError(
+                "packed rows start fresh, but past_key_values has read something; leave it out, or give one document"
+            )
         every = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         call = self._gradient_checkpointing_func if self.gradient_checkpointing and self.training else None
         x, state = self.decoder.features(
