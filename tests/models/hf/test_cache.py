@@ -19,6 +19,8 @@ def test_rows_are_repeated_picked_and_reordered_with_their_state():
     model(ids, past_key_values=cache)
     cache.reorder_cache(torch.tensor([2, 0, 1]))
     same(model(more[[2, 0, 1]], past_key_values=copy.deepcopy(cache)).logits, alone[[2, 0, 1]])
+    several = cache.repeated(2)
+    same(model(more[[2, 2, 0, 0, 1, 1]], past_key_values=several).logits, alone[[2, 2, 0, 0, 1, 1]])
     cache.batch_select_indices(torch.tensor([1]))
     assert cache.batch_size == 1
     same(model(more[:1], past_key_values=cache.repeated(1)).logits, alone[:1])
