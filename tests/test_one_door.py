@@ -26,6 +26,7 @@ ALLOWED = {
     "convert/replacement.py::load_replaced": "a model that was just built",
     "convert/mount.py::Mount.remove": "unstack(state), with which the owner of a model merges what one row has learned",
     "models/checkpoint.py::load_model": "a model that was just built",
+    "models/hf/modeling.py::HopePreTrainedModel.from_pretrained": "a model that was just built moves in memory",
     "models/decoder.py::Decoder.with_levels": "a model that was just built shares the parameters as they are",
 }
 # it asks for a gradient and changes no value

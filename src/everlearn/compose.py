@@ -16,7 +16,7 @@ from everlearn.memory.files import atomic_write
 from everlearn.memory.slots import SlotMemory
 from everlearn.models.checkpoint import load_model, save_model
 from everlearn.models.decoder import Decoder
-from everlearn.models.protocol import TextModel
+from everlearn.models.protocol import Readable, TextModel
 from everlearn.store.folder import FolderStore
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def learner(
-    model: TextModel,
+    model: TextModel | Readable,
     store: Store | Path | str | None = None,
     *,
     guard: Guard | None = None,
@@ -41,8 +41,8 @@ def learner(
     """
     if isinstance(store, (str, Path)):
         # refuses a model that cannot learn before a folder is made
-        fresh = Learner(model, guard=guard, archive=archive, slots=slots).fresh
-        store = FolderStore(Path(store), model.fingerprint(), fresh)
+        reader = Learner(model, guard=guard, archive=archive, slots=slots)
+        store = FolderStore(Path(store), reader.model.fingerprint(), reader.fresh)
     return Learner(model, store, guard=guard, archive=archive, slots=slots)
 
 

@@ -132,7 +132,7 @@ def _split(tokenizer: Any, documents: Iterable[Document], length: int) -> tuple[
     """Return what is learned from, [N], what is asked, [n, length], and the bytes that its targets stand for."""
     import torch
 
-    from everlearn.convert.text import count_bytes, encode
+    from everlearn.models.tokenizer import count_bytes, encode
 
     learned, asked = [], []
     for document in documents:

@@ -50,7 +50,7 @@ def check_output(model: nn.Module, output: Any) -> Tensor:
         ValueError: they are not finite, or the model remembers otherwise than by keys and values.
     """
     cache = getattr(output, "past_key_values", None)
-    if cache is None or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    if cache is None or not cache.layers or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
         raise ValueError(
             f"{type(model).__name__} keeps no keys and values in each layer, which a state needs to carry its context; "
             "choose a model whose layers are all attention"

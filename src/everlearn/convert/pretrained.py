@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from everlearn.convert import text as text_
 from everlearn.convert.cache import Sight, from_cache, to_cache
 from everlearn.convert.generation import generation_inputs
 from everlearn.convert.in_place import MemoryCache, places
@@ -19,6 +18,7 @@ from everlearn.layers import DeltaMemory
 from everlearn.layers.level_step import Update
 from everlearn.layers.leveled import LeveledMemory
 from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.models import tokenizer as text_
 from everlearn.models.rows import check_tokens, without_padding
 
 CACHE = "cache"  # the context that holds keys and values
@@ -71,7 +71,7 @@ class Pretrained(nn.Module, ABC):
         return text_.stop_ids(self.tokenizer, self.base)
 
     def encode(self, text: str | bytes) -> Tensor:
-        """Return the tokens of a text, [T] int64; see `text.encode`."""
+        """Return the tokens of a text, [T] int64; see `tokenizer.encode`."""
         return text_.encode(self.tokenizer, text)
 
     def decode(self, ids: Tensor) -> str:
@@ -79,7 +79,7 @@ class Pretrained(nn.Module, ABC):
         return text_.decode(self.tokenizer, ids)
 
     def count_bytes(self, ids: Tensor) -> Tensor:
-        """Return how many bytes each token stands for, [T] int64; see `text.count_bytes`."""
+        """Return how many bytes each token stands for, [T] int64; see `tokenizer.count_bytes`."""
         return text_.count_bytes(self.tokenizer, ids)
 
     def initial_state(self, batch_size: int) -> ModelState:

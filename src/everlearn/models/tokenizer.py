@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +63,23 @@ def stop_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     ends = [ends] if ends is None or isinstance(ends, int) else list(ends)
     own = None if tokenizer is None else tokenizer.eos_token_id
     return tuple(sorted({end for end in [*ends, own] if end is not None}))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer that `save_pretrained` left in a folder.
+
+    Raises:
+        ValueError: there is none, or one that cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        why = str(error).strip().splitlines()
+        raise ValueError(
+            f"{folder} holds no whole tokenizer ({why[0] if why else error!r}); copy the whole folder again"
+        ) from None
 
 
 def needed(tokenizer: Any) -> Any:
