@@ -46,7 +46,7 @@ THIRD_PARTY = {
     "levels": TORCH_ONLY,
     "ops": TORCH_ONLY,
     "layers": TORCH_ONLY,
-    "models": TORCH_ONLY,
+    "models": {"torch", "tokenizers"},
     "optim": TORCH_ONLY,
     "device": TORCH_ONLY,
     "memory": {"torch", "safetensors"},

@@ -15,10 +15,11 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Component, Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.models.alphabet import BYTES, Alphabet
+from everlearn.models.bpe import vocabulary
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MEMORIES, MIXERS, Mixer
 from everlearn.models.rows import Run, check_tokens, unpack, without_padding
-from everlearn.models.text import decode, encode
 
 
 class Block(nn.Module):
@@ -61,6 +62,7 @@ class Decoder(nn.Module):
         if config.cms not in MEMORIES:
             raise ValueError(f"cms {config.cms!r} is unknown; choose one of {', '.join(MEMORIES)}")
         self.config = config
+        self.alphabet: Alphabet = BYTES
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
@@ -80,33 +82,34 @@ class Decoder(nn.Module):
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """Return nothing: a text of bytes just begins."""
-        return ()
+        """Return the tokens that open a text; none where it is read as bytes."""
+        return self.alphabet.start_ids
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Return nothing: a text of bytes has no end of its own."""
-        return ()
+        """Return the tokens that end a text; none where it is read as bytes."""
+        return self.alphabet.stop_ids
 
     def encode(self, text: str | bytes) -> Tensor:
-        """Return the UTF-8 bytes of a text, [T] int64.
+        """Return the tokens of a text in the model's alphabet, [T] int64; its bytes in UTF-8 by default.
 
         Raises:
             ValueError: not a text, or a vocabulary that cannot hold every byte.
         """
-        if self.config.vocab_size < 256:
+        if self.config.vocab_size < self.alphabet.size:
             raise ValueError(
-                f"the model's vocab_size is {self.config.vocab_size}, but a text is read as bytes; build it with 256"
+                f"the model's vocab_size is {self.config.vocab_size}, but a text is read in an alphabet of "
+                f"{self.alphabet.size} tokens; build it with vocab_size={self.alphabet.size}"
             )
-        return encode(text)
+        return self.alphabet.encode(text)
 
     def decode(self, ids: Tensor) -> str:
-        """Return the text of bytes, [T]; what is not UTF-8 becomes the replacement character."""
-        return decode(ids)
+        """Return the text of tokens, [T]; bytes that are not UTF-8 become the replacement character."""
+        return self.alphabet.decode(ids)
 
     def count_bytes(self, ids: Tensor) -> Tensor:
-        """Return one for each token, [T]."""
-        return torch.ones_like(ids)
+        """Return how many bytes each token stands for, in the shape of `ids`."""
+        return self.alphabet.count_bytes(ids)
 
     def memories(self) -> dict[str, ContinuumMemory]:
         """Return the memories that learn from the task's gradient, by the name of their layer."""
@@ -209,11 +212,12 @@ class Decoder(nn.Module):
         with torch.device("meta"):
             other = Decoder(dataclasses.replace(self.config, levels=tuple(levels)))
         other.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+        other.alphabet = self.alphabet
         return other
 
     def fingerprint(self) -> str:
         """Return a hash of the shapes, the parameters and what else decides results; levels' rates are left out."""
-        return fingerprint(self.config, self.state_dict())
+        return fingerprint(self.config, self.state_dict(), vocabulary(self.alphabet))
 
     def check_state(self, state: ModelState) -> None:
         """Refuse a state that another model has written; a layer that carries nothing yet is fresh.
@@ -310,10 +314,17 @@ class Decoder(nn.Module):
         return [Component(name="", kind="embedding", owns=("embedding",))]
 
 
-def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> str:
-    """Return the fingerprint of the model that a config and its tensors would make; see `Decoder.fingerprint`."""
+def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor], pieces: str = "") -> str:
+    """Return the fingerprint of the model that a config and its tensors would make; see `Decoder.fingerprint`.
+
+    Args:
+        config: shape and levels.
+        tensors: the parameters by name.
+        pieces: the model's vocabulary as JSON; "" for bytes.
+    """
     digest = hashlib.sha256(repr({**config.to_dict(), "levels": None}).encode())
     digest.update(repr([level.name for level in config.levels]).encode())
+    digest.update(pieces.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
