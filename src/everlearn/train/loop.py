@@ -72,7 +72,7 @@ def train(
             f"give a longer text or set length below {len(data)}"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    optimizers = _optimizers(model, config, blocks)
+    both = optimizers(model, config, blocks)
     losses = []
     model.train()
     for step in range(config.steps):
@@ -80,9 +80,9 @@ def train(
         loss = token_nll(logits(model, window[:, :-1]), window[:, 1:]).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        for optimizer in optimizers:
+        for optimizer in both:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _schedule(step, config)
+                group["lr"] = group["peak"] * schedule(step, config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item() / math.log(2))
@@ -98,7 +98,7 @@ def _windows(data: Tensor, config: TrainConfig, generator: torch.Generator) -> T
     return data[starts + torch.arange(config.length + 1)]
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
+def schedule(step: int, config: TrainConfig) -> float:
     """Return the share of the peak rate: linear warm-up, then a cosine to a tenth."""
     if step < config.warmup:
         return (step + 1) / config.warmup
@@ -106,7 +106,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
 
-def _optimizers(model: nn.Module, config: TrainConfig, blocks: str = "blocks.") -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, config: TrainConfig, blocks: str = "blocks.") -> list[torch.optim.Optimizer]:
     """Give the blocks' matrices to Muon and everything else to AdamW."""
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
