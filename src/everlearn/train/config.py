@@ -24,7 +24,8 @@ class RunConfig:
             results by rounding alone.
         carry: read documents in order and hand the state from segment to segment, detached, instead of random windows
             that each begin anew.
-        bf16: compute in bfloat16 where that is safe (autocast); weights, their optimizer and all states stay float32.
+        bf16: compute in bfloat16 where that is safe (autocast), and orthogonalise there too; weights, what their
+            optimizers keep, and all states stay float32.
         recompute: keep the inputs of the blocks alone and compute the rest again for the gradient.
         compile: compile the blocks with torch.compile, which needs a C++ compiler.
         valid_share: part of the blocks that is held out, in (0, 1).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Processes:
         """Share the parameters between the processes (FSDP2), block by block; one process keeps them as they are."""
         if self.count == 1:
             return
+        # what a block returns may be a view, and nothing of ours changes what it was given
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(self.device.type, (self.count,))
         for block in blocks:
             fully_shard(block, mesh=mesh)

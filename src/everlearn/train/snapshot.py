@@ -108,10 +108,11 @@ def _restore_slots(trainer: Trainer, parameters: Mapping[str, Tensor], rest: Ten
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = next(name for name, own in parameters.items() if own is parameter)
-                # a counter of steps has another shape, and stays on the CPU
+                # in one order everywhere, for processes share each tensor as they come to it; a counter of steps has
+                # another shape, and stays on the CPU
                 optimizer.state[parameter] = {
                     slot: like(tensor, parameter) if tensor.shape == parameter.shape else tensor
-                    for slot, tensor in kept.get(name, {}).items()
+                    for slot, tensor in sorted(kept.get(name, {}).items())
                 }
 
 

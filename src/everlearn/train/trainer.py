@@ -19,7 +19,7 @@ from everlearn.memory.state import ModelState, Tensors, where_rows
 from everlearn.models.decoder import Decoder
 from everlearn.train.config import RunConfig
 from everlearn.train.corpus import Corpus
-from everlearn.train.loop import optimizers, schedule
+from everlearn.train.loop import muon, muon_in_float32, optimizers, schedule
 from everlearn.train.order import Batch, Order, Strips, Windows
 from everlearn.train.processes import Processes, whole
 
@@ -75,7 +75,7 @@ class Trainer:
         self.processes.shard(self.model, self.model.blocks)
         if config.carry:
             check_carry(self.model, self.processes)
-        self.optimizers = optimizers(self.model, training)
+        self.optimizers = optimizers(self.model, training, of_matrices=muon if config.bf16 else muon_in_float32)
         self.step_number = 0
         self.states: list[ModelState | None] = [None] * config.accumulate
 
