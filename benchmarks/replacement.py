@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from everlearn.convert import ReplacedModel, next_token, replace_attention
 from everlearn.convert.hub import load_base
-from everlearn.convert.text import count_bytes, encode
+from everlearn.models.tokenizer import count_bytes, encode
 from everlearn.recipes.replacement import ReplacementRecipe, gradual
 
 BOOKS = ("tolstoy_war-and-peace", "eliot_middlemarch", "melville_moby-dick")

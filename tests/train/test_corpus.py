@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.models import train_bpe
-from everlearn.models.alphabet import BYTES
+from everlearn.models.alphabet import BYTES, Pieces
+from everlearn.models.tokenizer import train_tokenizer
 from everlearn.train.corpus import SMALLEST_BLOCK, split, tokens
 
 LINES = b"".join(b"line %d of a text, long enough to be cut.\n" % i for i in range(700))
@@ -88,7 +88,7 @@ def test_too_little_text_is_refused(data):
 
 def test_tokens_are_those_of_the_alphabet_in_the_smallest_type():
     parts = split(TEXTS, 0.2).valid
-    pieces = train_bpe([LINES.decode()], 300)
+    pieces = Pieces(train_tokenizer([LINES.decode()], 300))
     for alphabet, dtype in ((BYTES, torch.uint8), (pieces, torch.int32)):
         for part, ids in zip(parts, tokens(parts, alphabet), strict=True):
             assert ids.dtype == dtype

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from everlearn.models import load_model
+from everlearn.models.tokenizer import save_tokenizer, train_tokenizer
 from everlearn.train import Progress, RunConfig, TrainConfig, run
 from everlearn.train.corpus import split
 from everlearn.train.folder import read_run
@@ -199,9 +200,7 @@ def test_a_vocabulary_that_was_changed_is_refused(tmp_path):
     one = config(vocab=290)
     with pytest.raises(Stopped):
         run(one, TEXTS, tmp_path, on_step=stop_after(3))
-    from everlearn.models import train_bpe
-
-    (tmp_path / "tokenizer.json").write_text(train_bpe(["xyxyxy" * 40, TEXTS["b"].decode()], 288).to_json())
+    save_tokenizer(train_tokenizer(["xyxyxy" * 40, TEXTS["b"].decode()], 288), tmp_path / "tokenizer")
     with pytest.raises(ValueError, match=r"another vocabulary|another model's"):
         run(one, TEXTS, tmp_path)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from everlearn.convert import text as text_
 from everlearn.convert.cache import Sight, from_cache
 from everlearn.memory.state import ModelState
+from everlearn.models import tokenizer as text_
 from everlearn.models.rows import check_tokens
 
 CACHE = "cache"  # the context that holds keys and values
@@ -51,7 +51,7 @@ class Pretrained(nn.Module):
         return text_.stop_ids(self.tokenizer, self.base)
 
     def encode(self, text: str | bytes) -> Tensor:
-        """Return the tokens of a text, [T] int64; see `text.encode`."""
+        """Return the tokens of a text, [T] int64; see `tokenizer.encode`."""
         return text_.encode(self.tokenizer, text)
 
     def decode(self, ids: Tensor) -> str:
@@ -59,7 +59,7 @@ class Pretrained(nn.Module):
         return text_.decode(self.tokenizer, ids)
 
     def count_bytes(self, ids: Tensor) -> Tensor:
-        """Return how many bytes each token stands for, [T] int64; see `text.count_bytes`."""
+        """Return how many bytes each token stands for, [T] int64; see `tokenizer.count_bytes`."""
         return text_.count_bytes(self.tokenizer, ids)
 
     def _checked(self, ids: Tensor, state: ModelState | None, mask: Tensor | None) -> ModelState:

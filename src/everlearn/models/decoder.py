@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +18,10 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Component, Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
-from everlearn.models.alphabet import BYTES, Alphabet
-from everlearn.models.bpe import vocabulary
+from everlearn.models.alphabet import BYTES, Alphabet, Pieces
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MEMORIES, MIXERS, Mixer
-from everlearn.models.rows import Run, check_tokens, unpack, without_padding
+from everlearn.models.rows import Run, check_tokens, without_packing, without_padding
 
 
 class Block(nn.Module):
@@ -91,15 +93,14 @@ class Decoder(nn.Module):
         return self.alphabet.stop_ids
 
     def encode(self, text: str | bytes) -> Tensor:
-        """Return the tokens of a text in the model's alphabet, [T] int64; its bytes in UTF-8 by default.
+        """Return the tokens of a text, [T] int64: its bytes in UTF-8, or what `with_tokenizer` was given makes of it.
 
         Raises:
             ValueError: not a text, or a vocabulary that cannot hold every byte.
         """
         if self.config.vocab_size < self.alphabet.size:
             raise ValueError(
-                f"the model's vocab_size is {self.config.vocab_size}, but a text is read in an alphabet of "
-                f"{self.alphabet.size} tokens; build it with vocab_size={self.alphabet.size}"
+                f"the model's vocab_size is {self.config.vocab_size}, but a text is read as bytes; build it with 256"
             )
         return self.alphabet.encode(text)
 
@@ -146,11 +147,42 @@ class Decoder(nn.Module):
             ValueError: `document_ids` together with a state; tokens that the vocabulary lacks; shapes or types that
                 do not fit; a state of another model or with another number of rows.
         """
+        x, state = self.features(ids, state, mask, document_ids)
+        return F.linear(x, self.embedding.weight), state
+
+    def features(
+        self,
+        ids: Tensor,
+        state: ModelState | None = None,
+        mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        *,
+        every: bool = False,
+        call: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, ModelState]:
+        """Read tokens as `forward` does, up to the head, which multiplies by the embedding.
+
+        Args:
+            ids, state, mask, document_ids: see `forward`.
+            every: also return the embeddings and what each block but the last gave.
+            call: how a block is called, `call(block, *inputs)`, such as torch's checkpoint; None calls it.
+        Returns:
+            x: what the head takes, [B, T, dim]; with `every` [B, T, num_layers + 1, dim], of which it takes the last.
+            state: see `forward`.
+        Raises:
+            ValueError: see `forward`.
+        """
         if document_ids is not None:
             check_tokens(ids, mask, state)
-            return self._forward_packed(ids, state, mask, document_ids)
-        x, state = self._aligned(self._read, ids, state, mask)
-        return F.linear(self.norm(x), self.embedding.weight), state
+            run = partial(self.features, every=every, call=call)
+            return without_packing(run, ids, state, mask, document_ids)
+
+        def read(ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
+            outputs: list[Tensor] = []
+            x, _, state = self._run(ids, state, mask, outputs if every else None, call)
+            return torch.stack([*outputs, self.norm(x)], 2) if every else self.norm(x), state
+
+        return self._aligned(read, ids, state, mask)
 
     def hidden(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
@@ -215,9 +247,25 @@ class Decoder(nn.Module):
         other.alphabet = self.alphabet
         return other
 
+    def with_tokenizer(self, tokenizer: Any) -> Decoder:
+        """Return this model reading text through a tokenizer of Hugging Face; the parameters are shared, not copied.
+
+        Raises:
+            ValueError: the tokenizer has more tokens than the model.
+        """
+        alphabet = Pieces(tokenizer)
+        if alphabet.size > self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {alphabet.size} tokens, the model {self.config.vocab_size}; give the tokenizer "
+                "that the model was trained with"
+            )
+        other = copy.copy(self)
+        other.alphabet = alphabet
+        return other
+
     def fingerprint(self) -> str:
         """Return a hash of the shapes, the parameters and what else decides results; levels' rates are left out."""
-        return fingerprint(self.config, self.state_dict(), vocabulary(self.alphabet))
+        return fingerprint(self.config, self.state_dict())
 
     def check_state(self, state: ModelState) -> None:
         """Refuse a state that another model has written; a layer that carries nothing yet is fresh.
@@ -257,18 +305,23 @@ class Decoder(nn.Module):
         self.check_state(state)
         return run(ids, state, None) if mask is None else without_padding(run, ids, state, mask)
 
-    def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
-        """Run the blocks over left-aligned rows; [B, T] to [B, T, dim]."""
-        x, _, state = self._run(ids, state, mask)
-        return x, state
-
     def _read_both(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
         """Run the blocks; return their output and the input of the last one's MLP, [B, T, 2, dim]."""
         x, h, state = self._run(ids, state, mask)
         return torch.stack([x, h], 2), state
 
-    def _run(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, Tensor, ModelState]:
-        """Run the blocks; return their output and the input of the last one's MLP, [B, T, dim] each."""
+    def _run(
+        self,
+        ids: Tensor,
+        state: ModelState,
+        mask: Tensor | None,
+        inputs: list[Tensor] | None = None,
+        call: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, Tensor, ModelState]:
+        """Run the blocks; return their output and the input of the last one's MLP, [B, T, dim] each.
+
+        What goes into each block is added to `inputs`.
+        """
         try:
             x = self.embedding(ids)
         except IndexError:
@@ -279,7 +332,10 @@ class Decoder(nn.Module):
         h, layers = x, {}
         for i, block in enumerate(self._blocks()):
             name = f"blocks.{i}.mixer"
-            x, h, layers[name] = block(x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
+            if inputs is not None:
+                inputs.append(x)
+            given = (x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
+            x, h, layers[name] = block(*given) if call is None else call(block, *given)
         count = torch.full_like(state.tokens_seen, ids.shape[1]) if mask is None else mask.sum(1)
         state = dataclasses.replace(
             with_layers(state, layers),
@@ -288,43 +344,15 @@ class Decoder(nn.Module):
         )
         return x, h, state
 
-    def _forward_packed(
-        self, ids: Tensor, state: ModelState | None, mask: Tensor | None, document_ids: Tensor
-    ) -> tuple[Tensor, ModelState]:
-        """Give every packed document a row of its own, and put the logits back where its tokens stood."""
-        if state is not None:
-            raise ValueError(
-                "packed rows start fresh, but a state was given; read the rest of an open document first, "
-                "without document_ids, then pass state=None"
-            )
-        if document_ids.shape != ids.shape:
-            raise ValueError(
-                f"document_ids have shape {tuple(document_ids.shape)}, ids {tuple(ids.shape)}; "
-                "give the number of its document for each token"
-            )
-        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        source, real, last = unpack(document_ids, mask)
-        logits, state = self(ids.flatten()[source], None, real)
-        packed = logits.new_zeros(ids.numel(), logits.shape[-1])
-        packed = packed.index_put((source[real],), logits[real])
-        return packed.reshape(*ids.shape, -1), state.rows(last)
-
     def components(self) -> list[Component]:
         """Return the embedding, which is also the head; the blocks and their layers answer for themselves."""
         return [Component(name="", kind="embedding", owns=("embedding",))]
 
 
-def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor], pieces: str = "") -> str:
-    """Return the fingerprint of the model that a config and its tensors would make; see `Decoder.fingerprint`.
-
-    Args:
-        config: shape and levels.
-        tensors: the parameters by name.
-        pieces: the model's vocabulary as JSON; "" for bytes.
-    """
+def fingerprint(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of the model that a config and its tensors would make; see `Decoder.fingerprint`."""
     digest = hashlib.sha256(repr({**config.to_dict(), "levels": None}).encode())
     digest.update(repr([level.name for level in config.levels]).encode())
-    digest.update(pieces.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

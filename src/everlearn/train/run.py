@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.memory.files import atomic_write
-from everlearn.models.alphabet import BYTES, Alphabet
-from everlearn.models.bpe import BPE, train_bpe
-from everlearn.models.checkpoint import VOCABULARY, save_model
+from everlearn.models.alphabet import BYTES, Alphabet, Pieces
+from everlearn.models.checkpoint import TOKENIZER, save_model
+from everlearn.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from everlearn.train import checkpoint
 from everlearn.train.config import RunConfig
 from everlearn.train.corpus import Corpus, Split, split, tokens
@@ -192,12 +192,12 @@ def _alphabet(config: RunConfig, parts: Split, folder: Path, processes: Processe
     """Return bytes, or the vocabulary of the run, which is learned from the text to train on when there is none yet."""
     if config.model.vocab_size == BYTES.size:
         return BYTES
-    file = folder / VOCABULARY
-    if processes.first and not file.exists():
-        pieces = train_bpe([part.data.decode() for part in parts.train], config.model.vocab_size)
-        atomic_write(file, pieces.to_json().encode(), private=False)
+    place = folder / TOKENIZER
+    if processes.first and not place.is_dir():
+        texts = [part.data.decode() for part in parts.train]
+        save_tokenizer(train_tokenizer(texts, config.model.vocab_size), place)
     processes.wait()
-    return BPE(file.read_text())
+    return Pieces(load_tokenizer(place))
 
 
 def _data_line(texts: Mapping[str, bytes], parts: Split, corpus: Corpus) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 
 from everlearn.memory.codec import from_tensors, to_tensors
 from everlearn.memory.state import ModelState, Tensors, concat_rows
-from everlearn.models.bpe import vocabulary
+from everlearn.models.alphabet import Pieces
 from everlearn.train.checkpoint import Checkpoint
 from everlearn.train.processes import like, whole
 from everlearn.train.trainer import Trainer, carried
@@ -58,8 +58,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> list[str]:
         )
     if checkpoint.about.get("vocabulary") != _alphabet(trainer):
         raise ValueError(
-            f"the checkpoint of step {checkpoint.step} was saved with another vocabulary than the run's tokenizer.json "
-            "holds; copy the whole folder again"
+            f"the checkpoint of step {checkpoint.step} was saved with another vocabulary than the run's tokenizer "
+            "has; copy the whole folder again"
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -140,5 +140,7 @@ def _shape(checkpoint: Checkpoint, name: str) -> torch.Size | None:
 
 def _alphabet(trainer: Trainer) -> str:
     """Return a hash of the vocabulary, or "" for bytes."""
-    pieces = vocabulary(trainer.corpus.alphabet)
-    return hashlib.sha256(pieces.encode()).hexdigest() if pieces else ""
+    alphabet = trainer.corpus.alphabet
+    if not isinstance(alphabet, Pieces):
+        return ""
+    return hashlib.sha256(alphabet.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
