@@ -65,25 +65,10 @@ def prepare(folder: Path, kind: Kind) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process, and remove what a killed one has left; reading verbs do not need it.
+    """Hold the folder for this process; see `memory.files.sole_writer`."""
+    from everlearn.memory import files
 
-    Raises:
-        UserError: another process is writing there.
-    """
-    from everlearn.memory.files import remove_leftovers
-
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing {folder}; wait for it, or choose another folder") from None
-        remove_leftovers(folder)
+    with files.sole_writer(folder):
         yield
 
 

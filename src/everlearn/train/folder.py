@@ -17,31 +17,44 @@ FORMAT = 1
 
 
 def open_folder(folder: Path, config: RunConfig, texts: Mapping[str, bytes]) -> None:
-    """Make the folder this run's, or refuse one that holds something else.
+    """Make the folder this run's; one that is already is left as it is.
 
     Raises:
-        ValueError: another run, other data, or files that are not a run's.
+        ValueError: see `check_folder`.
     """
-    new: dict[str, Any] = {"format": FORMAT, "config": config.to_dict(), "data": manifest(texts)}
-    file = folder / RUN
-    if not file.exists():
+    check_folder(folder, config, texts)
+    if not (folder / RUN).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        data = {"format": FORMAT, "config": config.to_dict(), "data": manifest(texts)}
+        atomic_write(folder / RUN, json.dumps(data, indent=1).encode(), private=False)
+
+
+def check_folder(folder: Path, config: RunConfig, texts: Mapping[str, bytes]) -> None:
+    """Refuse a folder that cannot hold this run.
+
+    Raises:
+        ValueError: a file, another run, other data, or files that are not a run's.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a run needs a folder, which is made when it is missing; choose another")
+    if not (folder / RUN).exists():
+        # what a process that was killed at this very point has left is ours too
         if folder.is_dir() and any(p.name != ".lock" and not is_temporary(p) for p in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run ({RUN} is missing); choose a new folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps(new, indent=1).encode(), private=False)
         return
     old = read_run(folder)
-    if changed := differences(old["config"], new["config"]):
+    if changed := differences(old["config"], config.to_dict()):
         raise ValueError(
             f"{folder} holds another run ({'; '.join(changed[:3])}{' ...' if len(changed) > 3 else ''}); "
             "go on with its own options, or choose a new folder"
         )
-    if len(old["data"]) != len(new["data"]):
+    data = manifest(texts)
+    if len(old["data"]) != len(data):
         raise ValueError(
-            f"{folder} was begun with {len(old['data'])} files, got {len(new['data'])}; "
+            f"{folder} was begun with {len(old['data'])} files, got {len(data)}; "
             "give the same files, or choose a new folder"
         )
-    for before, now in zip(old["data"], new["data"], strict=True):
+    for before, now in zip(old["data"], data, strict=True):
         if before["sha256"] != now["sha256"]:
             raise ValueError(
                 f"{now['name']} is not what the run in {folder} was begun with: {before['name']} had "

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everlearn.memory.files import atomic_write
+from everlearn.memory.files import atomic_write, sole_writer
 from everlearn.models.alphabet import BYTES, Alphabet, Pieces
 from everlearn.models.checkpoint import TOKENIZER, save_model
 from everlearn.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from everlearn.train import checkpoint
 from everlearn.train.config import RunConfig
 from everlearn.train.corpus import Corpus, Split, split, tokens
-from everlearn.train.folder import keep_held_out, manifest, open_folder
+from everlearn.train.folder import check_folder, keep_held_out, manifest, open_folder
 from everlearn.train.log import Log, board
 from everlearn.train.processes import Processes
 from everlearn.train.snapshot import capture, restore
@@ -64,31 +65,44 @@ def run(
     Returns:
         what `summary.json` holds: steps, tokens, bytes, seconds, parameters, bits_per_byte of the held-out text.
     Raises:
-        ValueError: too little text; a folder that holds something else or another run; data that changed since the run
-            began; a loss that is not finite, after which the last checkpoint stays.
+        ValueError: too little text; a folder that holds something else or another run, or that another process is
+            writing; data that changed since the run began; a loss that is not finite, after which the last checkpoint
+            stays.
     """
     processes = processes or Processes()
-    parts = split(texts, config.valid_share)
+    # all that can be refused is refused before anything is written
     if processes.first:
-        open_folder(folder, config, texts)
-    processes.wait()
-    alphabet = _alphabet(config, parts, folder, processes)
+        check_folder(folder, config, texts)
+    parts = split(texts, config.valid_share)
+    alphabet = _alphabet(config, parts, folder)
     corpus = Corpus(tokens(parts.train, alphabet), tokens(parts.valid, alphabet), alphabet)
     trainer = Trainer(config, corpus, processes)
     say(_data_line(texts, parts, corpus))
-    if processes.first:
-        keep_held_out(folder, parts)
+    with sole_writer(folder) if processes.first else nullcontext():
+        if processes.first:
+            open_folder(folder, config, texts)
+            keep_held_out(folder, parts)
+            if isinstance(alphabet, Pieces):
+                save_tokenizer(alphabet.tokenizer, folder / TOKENIZER)
+        processes.wait()
+        counts = _go_on(trainer, folder, say)
+        summary = _Run(trainer, folder, texts, counts, say).finish(on_step)
+        processes.wait()
+    return summary
+
+
+def _go_on(trainer: Trainer, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Load the last checkpoint where there is one; return what the run has counted so far."""
     found, complaints = checkpoint.load(folder / CHECKPOINTS)
     for line in complaints:
         say(f"passed over: {line}")
-    counts = {"tokens": 0, "bytes": 0, "seconds": 0.0}
-    if found is not None:
-        changed = restore(trainer, found)
-        counts = dict(found.about["counts"])
-        say(f"goes on after step {found.step} of {config.training.steps}")
-        if changed:
-            say(f"from here on equal to rounding, not to the bit ({'; '.join(changed)})")
-    return _Run(trainer, folder, texts, counts, say).finish(on_step)
+    if found is None:
+        return {"tokens": 0, "bytes": 0, "seconds": 0.0}
+    changed = restore(trainer, found)
+    say(f"goes on after step {found.step} of {trainer.config.training.steps}")
+    if changed:
+        say(f"from here on equal to rounding, not to the bit ({'; '.join(changed)})")
+    return dict(found.about["counts"])
 
 
 class _Run:
@@ -188,16 +202,13 @@ class _Run:
         return summary
 
 
-def _alphabet(config: RunConfig, parts: Split, folder: Path, processes: Processes) -> Alphabet:
-    """Return bytes, or the vocabulary of the run, which is learned from the text to train on when there is none yet."""
+def _alphabet(config: RunConfig, parts: Split, folder: Path) -> Alphabet:
+    """Return bytes, or the vocabulary of the run, which is learned from the text to train on where there is none."""
     if config.model.vocab_size == BYTES.size:
         return BYTES
-    place = folder / TOKENIZER
-    if processes.first and not place.is_dir():
-        texts = [part.data.decode() for part in parts.train]
-        save_tokenizer(train_tokenizer(texts, config.model.vocab_size), place)
-    processes.wait()
-    return Pieces(load_tokenizer(place))
+    if (folder / TOKENIZER).is_dir():
+        return Pieces(load_tokenizer(folder / TOKENIZER))
+    return Pieces(train_tokenizer([part.data.decode() for part in parts.train], config.model.vocab_size))
 
 
 def _data_line(texts: Mapping[str, bytes], parts: Split, corpus: Corpus) -> str:
