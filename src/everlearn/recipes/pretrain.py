@@ -59,8 +59,9 @@ def stated(config: RunConfig, size: str) -> str:
     """Say in one line how a run is trained, and whether its rates were ever tried."""
     t = config.training
     tried = "" if size in TRIED else f"; the rates of {size!r} are extrapolated, not tried"
+    warmup = f"{t.warmup} step{'s' * (t.warmup != 1)}"
     return (
         f"recipe: {t.steps:,} steps of {t.batch_size} x {t.length} tokens; Muon {t.lr:.3g} for the matrices of the "
-        f"blocks, AdamW {t.adamw_lr:.3g} for the rest; {t.warmup} steps of warm-up, then a cosine to a tenth; gradient "
-        f"clipped to {t.clip:g}{tried}"
+        f"blocks, AdamW {t.adamw_lr:.3g} for the rest; warm-up in {warmup}, then a cosine to a tenth; gradient clipped "
+        f"to {t.clip:g}{tried}"
     )

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from everlearn.layout import HELD_OUT, RUN
 from everlearn.memory.files import atomic_write, is_temporary
 from everlearn.train.config import RunConfig, differences
 from everlearn.train.corpus import Split
 
-RUN, HELD_OUT = "run.json", "heldout"
 FORMAT = 1
 
 
