@@ -28,7 +28,7 @@ ALLOWED = {
     "continual": "models layers memory rules levels",
     "learn": "models layers memory levels",
     "evals": "models learn continual optim memory rules",
-    "train": "models learn continual optim",
+    "train": "models learn continual optim memory rules levels",
     "recipes": "train models convert learn continual evals optim levels",
     "store": "memory levels",
     "serve": "learn continual store",

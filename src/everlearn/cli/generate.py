@@ -27,7 +27,7 @@ class Options:
     temperature: float = 0.0
     """0 takes the likeliest token, 1 samples from the model's own distribution"""
     base: Path | None = None
-    """where the base of a converted model is now, if it was moved"""
+    """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     seed: Seed = 0
     json: JsonTarget = None

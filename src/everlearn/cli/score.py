@@ -22,7 +22,7 @@ class Options:
     user: str | None = None
     """whose memory to use; without it, the model as it was trained"""
     base: Path | None = None
-    """where the base of a converted model is now, if it was moved"""
+    """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     json: JsonTarget = None
 

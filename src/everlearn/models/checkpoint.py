@@ -12,7 +12,7 @@ from everlearn.memory.files import atomic_write
 from everlearn.models.alphabet import Pieces
 from everlearn.models.config import DecoderConfig
 from everlearn.models.decoder import Decoder, fingerprint
-from everlearn.models.tokenizer import load_tokenizer
+from everlearn.models.tokenizer import load_tokenizer, save_tokenizer
 
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer"
 
@@ -29,7 +29,7 @@ def save_model(model: Decoder, folder: Path, about: dict[str, Any] | None = None
     folder.mkdir(parents=True, exist_ok=True)
     meta: dict[str, Any] = {"fingerprint": model.fingerprint(), "about": about or {}}
     if isinstance(model.alphabet, Pieces):
-        model.alphabet.tokenizer.save_pretrained(folder / TOKENIZER)
+        save_tokenizer(model.alphabet.tokenizer, folder / TOKENIZER)
         meta["tokenizer"] = True
     save_tensors(folder / WEIGHTS, {name: t.detach() for name, t in model.state_dict().items()}, meta)
     # written last: a folder with a config holds a whole model
