@@ -79,8 +79,8 @@ def passkey(found: Measured) -> str:
         for name, rows in found["passkey"].items()
     ]
     words = (
-        "Share of right digits in rows of so many tokens, 32 rows each; trained on 32 growing to 256 tokens, 1,000 steps, "
-        "two layers."
+        "Share of right digits in rows of so many tokens, 32 rows each; trained on 32 growing to 256 tokens, "
+        "1,000 steps, two layers."
     )
     return table(heads, lines, words, [row for rows in found["passkey"].values() for row in rows])
 

@@ -7,6 +7,7 @@ was run; every preset gets the same. `python benchmarks/small_tasks.py` runs the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,12 +38,12 @@ def trained(name: str, task: Task, layers: int, training: TaskTraining, seed: in
     return net, generator, train_task(net, task.draw, task.answers, training, generator)
 
 
-def language(name: str, which: str, seed: int, training: TaskTraining = LANGUAGE_TRAINING) -> Result:
+def language(which: str, name: str, seed: int, training: TaskTraining = LANGUAGE_TRAINING) -> Result:
     """Train on strings of up to 40 symbols and ask for strings of 160.
 
     Args:
-        name: of the preset.
         which: a key of `evals.tasks.LANGUAGES`.
+        name: of the preset.
         seed: of the weights, the strings and the order.
         training: see `TaskTraining`.
     Returns:
@@ -110,7 +111,7 @@ def late(losses: list[float]) -> float:
 
 
 TASKS: dict[str, Callable[[str, int], Result]] = {
-    **{which: lambda name, seed, which=which: language(name, which, seed) for which in LANGUAGES},
+    **{which: partial(language, which) for which in LANGUAGES},
     "recall": recall_by_lag,
     "passkey": passkey_by_length,
 }
