@@ -34,7 +34,6 @@ WANTED = labels(
 # what of it, and of the rest of the list in paper/equations.py, has no code yet: this may only shrink
 TO_COME = (
     "[NL eq. 45, 83-88, 90-91, 93, sec. 7.3]",
-    "[Titans eq. 8-12, 15-31]",
 )
 
 

@@ -16,6 +16,8 @@ LEVELS = [Level("fast", 4, 0.3), Level("slow", 8, 0.3)]
 def make(name: str, levels=LEVELS, seed: int = 0, **changes) -> Decoder:
     torch.manual_seed(seed)
     sizes = {"dim": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 12, "vocab_size": 11, "chunk_size": 4}
+    if name.startswith("titans"):
+        sizes["window"] = 5  # shorter than the inputs, so that segments close and windows slide
     return Decoder(preset(name, levels=levels, **{**sizes, **changes})).double()
 
 

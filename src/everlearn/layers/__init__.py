@@ -8,6 +8,8 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
+from everlearn.layers.titans import TitansMemory
+from everlearn.layers.titans_attention import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 
 __all__ = [
     "CMS",
@@ -15,8 +17,12 @@ __all__ = [
     "ContinuumMemory",
     "DeltaMemory",
     "IndependentCMS",
+    "MemoryAsContext",
+    "MemoryAsGate",
+    "MemoryAsLayer",
     "NestedCMS",
     "SwiGLU",
+    "TitansMemory",
     "Update",
     "associate",
 ]

@@ -22,7 +22,8 @@ class DecoderConfig:
         hidden_dim: hidden size of the MLP, or of each level's MLP.
         levels: levels of the Continuum Memory System in order of application; empty for a plain MLP.
         chunk_size: tokens that share one gradient anchor while the model learns; divides every update_period.
-        window: tokens that attention looks back, or None for all; the other mixers ignore it.
+        window: tokens that attention looks back, or None for all; of "titans_mac", whose attention stays within a
+            segment, the length of one. Mixers without attention ignore it.
         cms: how the levels are put together, a key of `models.presets.MEMORIES`: "sequential" (a chain), "nested" (one
             MLP, whose start the slower levels learn) or "independent" (a weighted sum).
     Raises:
