@@ -54,7 +54,7 @@ def read_on(model: TextModel, ids: Tensor, marks: Sequence[int], *, learn: bool)
         raise ValueError(
             f"marks are {list(marks)} in a stream of {len(ids)} tokens; give rising numbers from 1 to {len(ids)}"
         )
-    state, done = model.initial_state(1), 0
+    state, done = model.initial_state(1).detach(), 0
     for mark in marks:
         scores, start = [], time.process_time()
         for piece in ids[done:mark].split(PIECE):

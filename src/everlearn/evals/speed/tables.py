@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everlearn.evals.speed.measure import Report
+from everlearn.evals.speed.report import Report
 from everlearn.evals.speed.rounds import Ratio
 from everlearn.evals.speed.subjects import BASELINE
 

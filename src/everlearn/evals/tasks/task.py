@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ class Answers:
         """Return the accuracy of the best answer that is always the same, at the same positions as `between`."""
         part = slice(first - 1, last)
         asked = self.examples.targets[:, part][self.examples.counted[:, part]]
-        return float(asked.bincount().max() / len(asked))
+        return int(asked.bincount().max()) / len(asked)
 
 
 def answer(
@@ -105,9 +105,3 @@ def answer(
 def tagged(tokens: Tensor, labels: Tensor, symbols: int, counted: Tensor | None = None) -> Examples:
     """Return examples whose answers are labels, [B, T], put behind the symbols of the alphabet."""
     return Examples(tokens, labels + symbols, torch.ones_like(tokens, dtype=torch.bool) if counted is None else counted)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the smallest, the middle and the largest of a few values."""
-    ordered = sorted(values)
-    return {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}
