@@ -85,8 +85,42 @@ def passkey(found: Measured) -> str:
     return table(heads, lines, words, [row for rows in found["passkey"].values() for row in rows])
 
 
+def surprise(found: Measured) -> str:
+    """What a common and a rare sentence do: bits, memories, gradient, levels."""
+    heads = ["preset", "sentence", "bits per byte", "mixers' memories move", "gradient", "the level moves", "seeds"]
+    lines, used = [], []
+    for name, rows in found["surprise"].items():
+        used += rows
+        for when in ("untrained", "trained"):
+            for kind in ("common", "rare"):
+                own = [row[when][kind] for row in rows]
+                parts = [seeds([one[field] for one in own]) for field in ("bits", "memory", "surprise", "levels")]
+                lines.append([name, f"{kind}, {when}", *parts, count(rows)])
+    words = (
+        "Means over four common and 36 rare sentences of the same lengths, read after twelve common ones; Frobenius "
+        "norms, of the memories summed over the tokens, of the gradient before its clip."
+    )
+    return table(heads, lines, words, used)
+
+
+def endless(kept: dict[str, Row]) -> str:
+    """What the state holds and what a token costs along a million bytes."""
+    heads = ["reader", "bytes read", "state, bytes", "largest number", "bits per byte", "x time per byte, first 10,000"]
+    lines = []
+    for way, row in kept.items():
+        marks = row["result"]["marks"]
+        for mark in marks:
+            cost = mark["microseconds"] / marks[1]["microseconds"]
+            assert mark["finite"]
+            bits, largest = f"{mark['bits']:.3f}", f"{mark['largest']:.1f}"
+            lines.append([way, f"{mark['tokens']:,}", f"{mark['state_bytes']:,}", largest, bits, f"{cost:.2f}"])
+    words = "Bits per byte and time since the line before; every number of the state is finite at every mark."
+    return table(heads, lines, words, list(kept.values()))
+
+
 TABLES: dict[str, Callable[[Measured], str]] = {
     "small-languages": languages,
     "small-recall": recall,
     "small-passkey": passkey,
+    "small-surprise": surprise,
 }

@@ -1,4 +1,4 @@
-"""Surprise and write size against a small model that is read by hand.  [Titans eq. 13]"""
+"""Surprise and write size against a small model that is read by hand."""
 
 import math
 

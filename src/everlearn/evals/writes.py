@@ -1,4 +1,4 @@
-"""How surprised a model is by a text, and how much it writes because of it.  [Titans eq. 13]"""
+"""How surprised a model is by a text, and how much it writes because of it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from everlearn.models import Decoder, preset
 from everlearn.train import TrainConfig, train
 
 LINES, BEFORE = 2_000, 12  # lines that are trained on, and that are read before the sentence
-TRAINING = TrainConfig(steps=120, batch_size=8, length=128, lr=4e-3, adamw_lr=8e-3, warmup=20)
+TRAINING = TrainConfig(steps=200, batch_size=8, length=128, lr=4e-3, adamw_lr=8e-3, warmup=20)
 
 
 def model(name: str, seed: int) -> Decoder:

@@ -25,7 +25,7 @@ def train(model: Decoder, ids: Tensor) -> None:
 
 
 def train_through(model: Decoder, ids: Tensor) -> None:
-    """Do the same with levels that learn chunk by chunk, through everything they write (first order).  [NL eq. 71]"""
+    """Do the same with levels that learn chunk by chunk, through everything they write (first order)."""
     state = model.initial_state(len(ids))
     report, _ = read(model, ids, state, chunk_size=model.chunk_size, differentiable=True)
     report.nll[:, 1:].mean().backward()
