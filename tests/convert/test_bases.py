@@ -11,6 +11,7 @@ import transformers as hf
 from torch import nn
 
 from everlearn.convert import load_adapter, stack_levels
+from everlearn.convert.cache import Sight
 from everlearn.learn.stream import read
 from everlearn.levels import Level
 from tests.convert.families_fixture import FAMILIES, tiny, tokens
@@ -206,6 +207,23 @@ class TestSight:
             expected = model(ids, start, mask)[0]
             # eager attention takes its softmax in float32
             torch.testing.assert_close(eager(ids, start, mask)[0], expected, atol=1e-4, rtol=0)
+
+    def test_numbers_in_the_mask_are_what_truth_values_become(self):
+        sight = Sight(window=5)
+        queries, keys = torch.tensor([[4, 5, 6], [3, 3, 3]]), torch.tensor([[2, 3, 4, 5, 6], [0, 2, 3, 0, 0]])
+        added = sight.masks(queries, keys, torch.float32)
+        seen = sight.masks(queries, keys, torch.bfloat16)
+        assert (added.dtype, seen.dtype) == (torch.float32, torch.bool)
+        q, k, v = torch.randn(2, 2, 3, 8), *torch.randn(2, 2, 2, 5, 8)
+        attended = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask) for mask in (added, seen)]
+        assert torch.equal(*attended)
+        assert seen[0, 0].tolist() == [
+            [True, True, True, False, False],
+            [True, True, True, True, False],
+            [True] * 5,
+        ]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert sight.masks(queries, keys, torch.float32).dtype == torch.bool
 
     def test_a_long_document_takes_no_more_memory_than_a_short_one(self):
         model = stacked(tiny(dtype=torch.float32), window=16)
