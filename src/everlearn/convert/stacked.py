@@ -106,7 +106,7 @@ class StackedModel(Pretrained):
             return Reading()
         layer = layer if layer.memory else self.deltas.initial_state(1)
         reading = self.config.form.reading(self.matrices, self.deltas.held(layer))
-        return replace(reading, merged=self.config.merged)
+        return replace(reading, merged=self.config.merged if self.config.form.mergeable else False)
 
     def forward(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
