@@ -62,7 +62,7 @@ class Trainer:
     def train(self, kind: str, lr: float) -> StackedModel:
         """Train a start; return the model that has it."""
         level = Level("fast", min(PERIODS[kind], self.recipe.length), eta=self.eta())
-        model = stack_levels(copy.deepcopy(self.model), levels=[level], chunk_size=CHUNK, window=SIGHT)
+        model = stack_levels(copy.deepcopy(self.model), levels=[level], chunk_size=CHUNK, window=SIGHT, merged=True)
         ids = training_tokens(self.tokenizer, self.data)
         recipe = MetaStartRecipe(**{**vars(self.recipe), "lr": lr})
 

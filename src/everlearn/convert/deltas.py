@@ -76,7 +76,8 @@ class StackedDeltas(LeveledMemory):
                 )
         for (i, part), start in zip(enumerate(self._shapes), list(self.buffers(recurse=False)), strict=True):
             if part in starts:
-                self.register_buffer(f"start{i}", starts[part].detach().to(start, copy=True))
+                own = starts[part].detach().to(start).clone(memory_format=torch.contiguous_format)
+                self.register_buffer(f"start{i}", own)
 
     @property
     def moved(self) -> bool:
@@ -89,10 +90,12 @@ class StackedDeltas(LeveledMemory):
         Raises:
             ValueError: the state is not one of this memory.
         """
-        weights, start = self.weights(state), self.learned_start("")
-        rows = len(next(iter(state.memory.values())))
+        weights, rows = self.weights(state), len(next(iter(state.memory.values())))
+        learning = [level.name for level in self.learning_levels]
         return [
-            {part: weights.get(f"{level.name}.{part}", zero.expand(rows, *zero.shape)) for part, zero in start.items()}
+            {part: weights[f"{level.name}.{part}"] for part in self._shapes}
+            if level.name in learning
+            else {part: start.expand(rows, *start.shape) for part, start in self.learned_start(level.name).items()}
             for level in self.read_levels
         ]
 
