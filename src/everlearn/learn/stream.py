@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def read(
         check_levels(cms.levels, chunk_size)
     buffer = _Buffer.join(state, ids, mask, skip)
     state = replace(state, context={name: part for name, part in state.context.items() if name != "open"})
-    graph = {"differentiable": differentiable, "second_order": second_order}
+    graph: dict[str, Any] = {"differentiable": differentiable, "second_order": second_order}
     steps: dict[str, Tensor] = {}
     if not learn:
         state = buffer.consume(model, state)
