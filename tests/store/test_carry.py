@@ -12,9 +12,10 @@ from everlearn.memory import SlotMemory, codec
 from everlearn.memory.in_state import SLOTS
 from everlearn.store.carry import pack, take_in, unpack
 from everlearn.store.folder import FolderStore, documents_of, file_of, forget
-from tests.tiny import TEXT, byte_model, fingerprint
+from tests import tiny
+from tests.tiny import byte_model, fingerprint
 
-NUMBERS = b"1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16"
+NUMBERS, TEXT = b"1 2 3 4 5 6 7 8 9 10", tiny.TEXT[:22]
 HOW = {"archive": Archive, "slots": SlotMemory(key_dtype=torch.float64)}
 
 
@@ -22,15 +23,21 @@ def learner(folder, model=None, **how) -> Learner:
     return everlearn.Learner(model or byte_model(), folder, **(how or HOW))
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def users(tmp_path_factory):
     """Ada has read two documents, one of them twice; bob has read one."""
-    reader = learner(tmp_path / "users")
+    folder = tmp_path_factory.mktemp("users")
+    reader = learner(folder)
     for name, text in (("cats", TEXT), ("numbers", NUMBERS), ("cats", TEXT[::-1])):
         for _ in reader.stream({"ada": text}, name=name, note=lambda scores: {"pages": 3}):
             pass
     reader.read(NUMBERS, "bob", name="numbers")
-    return tmp_path / "users"
+    return folder
+
+
+@pytest.fixture
+def folder(users, tmp_path):
+    return shutil.copytree(users, tmp_path / "users")
 
 
 def tree(folder) -> dict[str, bytes]:
