@@ -150,7 +150,7 @@ def test_a_refusal_comes_before_any_block_and_changes_no_cache(monkeypatch):
     model(ids, past_key_values=cache)
     before = cache.state
     monkeypatch.setattr(Decoder, "features", lambda *a, **k: pytest.fail("the model was run"))
-    for bad in (ids + 256, ids[:, :0], ids[:1]):
+    for bad in (torch.tensor([[0, 256]] * 2), torch.tensor([[-1, 255]] * 2), ids[:, :0], ids[:1]):
         with pytest.raises(ValueError, match=r"vocabulary|no token|2 rows"):
             model(bad, past_key_values=cache)
     assert cache.state is before and cache.get_seq_length() == 4
