@@ -80,6 +80,14 @@ def test_where_all_blocks_are_one_the_last_is_held_out():
     assert (len(found.train[0].data), len(found.valid[0].data)) == (768, 256)
 
 
+def test_where_every_block_would_be_held_out_one_is_trained_on_and_the_other_way_round():
+    blocks = [bytes([letter]) * 255 + b"\n" for letter in b"abc"]
+    data = b"".join(blocks)
+    ordered = sorted(blocks, key=number)
+    assert [p.data for p in split({"t": data}, 1 - 1e-12).train] == [ordered[-1]]
+    assert [p.data for p in split({"t": data}, 1e-12).valid] == [ordered[0]]
+
+
 @pytest.mark.parametrize("data", [b"abc", b"a" * SMALLEST_BLOCK])
 def test_too_little_text_is_refused(data):
     with pytest.raises(ValueError, match=rf"holds {len(data)} bytes, .* at least 512 bytes are needed; give a longer"):

@@ -62,7 +62,7 @@ def apart(a: Path, b: Path) -> float:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_within_1e_5_and_read_each_other_s_checkpoints(tmp_path):
-    """Measured: 2e-6 after six steps at rates of 8e-3; sums in another order are all that differs."""
+    """After six steps at rates of 8e-3 and 1e-2; sums in another order are all that differs."""
     for name, one in WAYS.items():
         with pytest.raises(Stopped):
             run(one, TEXTS, tmp_path / f"{name}-begun", on_step=stop_after(3))

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 CPU = torch.device("cpu")
 
@@ -65,6 +62,10 @@ class Processes:
         """Share the parameters between the processes (FSDP2), block by block; one process keeps them as they are."""
         if self.count == 1:
             return
+        # heavy, and of use to several processes alone
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         # what a block returns may be a view, and nothing of ours changes what it was given
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(self.device.type, (self.count,))
@@ -96,15 +97,26 @@ def processes(device: torch.device) -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
+def shared(tensor: Tensor) -> bool:
+    """Tell whether a tensor is shared between processes."""
+    if not distributed.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return all of a tensor that may be shared between processes, on the CPU; every process has to ask."""
     tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
+    return (tensor.full_tensor() if shared(tensor) else tensor).cpu()  # type: ignore[attr-defined]
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
     """Return a tensor where another of the same shape lives: on its device, and shared as that one is."""
     placed = tensor.to(other.device)
-    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+    if not shared(other) or tensor.shape != other.shape:
         return placed
-    return distribute_tensor(placed, other.device_mesh, other.placements)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(placed, other.device_mesh, other.placements)  # type: ignore[attr-defined]

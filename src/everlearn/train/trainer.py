@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -21,7 +20,7 @@ from everlearn.train.config import RunConfig
 from everlearn.train.corpus import Corpus
 from everlearn.train.loop import muon, muon_in_float32, optimizers, schedule
 from everlearn.train.order import Batch, Order, Strips, Windows
-from everlearn.train.processes import Processes, whole
+from everlearn.train.processes import Processes, shared, whole
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def check_carry(model: Decoder, processes: Processes) -> None:
             "carry is for memories of a fixed size or attention with a window; leave it out, or choose another model"
         )
     tensors = pytree.tree_leaves(carried(model, 1))
-    if processes.count > 1 and any(isinstance(t, DTensor) or t.requires_grad for t in tensors):
+    if processes.count > 1 and any(shared(t) or t.requires_grad for t in tensors):
         raise ValueError(
             f"the state of this model starts from parameters, which {processes.count} processes share; carry works "
             "there for memories that start empty; leave it out, or train in one process"
