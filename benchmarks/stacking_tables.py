@@ -29,7 +29,8 @@ def all_tables(rates: dict[str, Row], runs: list[Row]) -> dict[str, str]:
         "stacking-reading": reading(runs),
         "stacking-control": control(runs),
         "stacking-stream": stream(runs),
-        "stacking-facts": facts(runs),
+        "stacking-facts": facts(runs, "facts"),
+        "stacking-facts-long": facts(runs, "facts_long"),
         "stacking-changing": changing(runs),
         "stacking-rates": tuning(rates),
         "stacking-cost": cost(runs),
@@ -120,11 +121,11 @@ def stream(runs: list[Row]) -> str:
     return table(heads, lines)
 
 
-def facts(runs: list[Row]) -> str:
+def facts(runs: list[Row], part: str) -> str:
     """Rank of the right name among 20, and what it cost elsewhere."""
     lines = []
-    for key in runs[0]["facts"]:
-        rows = [run["facts"][key] for run in runs]
+    for key in runs[0][part]:
+        rows = [run[part][key] for run in runs]
         way, _, times = key.partition(" x")
         lines.append(
             [

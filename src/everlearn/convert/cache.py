@@ -82,9 +82,13 @@ class Sight:
         length, size = queries.shape[1], keys.shape[1]
         own = torch.eye(length, size, dtype=torch.bool, device=keys.device).roll(size - length, 1)
         seen = (seen | own).unsqueeze(1)
-        if self.boolean:
+        if self.boolean and (
+            dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(keys.device.type)
+        ):
             return seen
-        return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, torch.finfo(dtype).min)
+        # what is added to the scores; every layer would make the same of the truth values
+        least = float("-inf") if self.boolean else torch.finfo(dtype).min
+        return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, least)
 
 
 def sight_of(model: nn.Module, window: int | None) -> Sight:

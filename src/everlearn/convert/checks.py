@@ -22,8 +22,7 @@ def check_merged(model: nn.Module, matrices: Sequence[Matrix]) -> None:
     for matrix in matrices:
         if not can_merge(module := model.get_submodule(matrix.name)):
             raise ValueError(
-                f"merged=True needs plain matrices, but {matrix.name!r} is a {type(module).__name__}; "
-                "leave merged=False"
+                f"merged=True needs plain matrices, but {matrix.name!r} is a {type(module).__name__}; leave merged=None"
             )
 
 

@@ -37,7 +37,7 @@ def stack_levels(
     chunk_size: int = 128,
     max_norm: float = 1.0,
     window: int | None = None,
-    merged: bool = False,
+    merged: bool | None = None,
     family: Family | None = None,
     probe: Tensor | None = None,
 ) -> StackedModel:
@@ -65,7 +65,9 @@ def stack_levels(
         max_norm: bound on the gradient of one row and matrix.
         window: tokens that a token sees, itself included; None takes the length that the model was trained for. Keys
             and values of no more are kept, so that a document of any length is read in constant memory.
-        merged: read one row as (W0 + D) x: faster, equal to rounding; needs matrices that are not quantised.
+        merged: read (W0 + D) x instead of W0 x + D x, which costs about half. None does so for one row where it is as
+            exact and D = 0 changes no bit; True always, also for many rows, whose logits are then equal to rounding
+            alone, and needs matrices that are not quantised; False never.
         family: where the model keeps its MLPs, for a structure that is not known.
         probe: [B, T] tokens to compare on; None takes 16 that are drawn once.
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -95,17 +95,18 @@ class StackedModel(Pretrained):
             yield
 
     def reading(self, state: ModelState) -> Reading:
-        """Return what the matrices read with a state; a fresh state without a memory reads the pretrained model."""
+        """Return what the matrices read with a state; one without a memory reads what fresh streams start from."""
         if unknown := sorted(set(state.memory) - {MEMORY}):
             raise ValueError(
                 f"the state is another model's: it holds a memory {unknown[0]!r} that this model lacks; "
                 "read with the model that wrote it, or pass state=None"
             )
         layer = state.layer(MEMORY)
-        if not layer.memory:
+        if not layer.memory and not self.deltas.moved:
             return Reading()
+        layer = layer if layer.memory else self.deltas.initial_state(1)
         reading = self.config.form.reading(self.matrices, self.deltas.held(layer))
-        return replace(reading, merged=self.config.merged)
+        return replace(reading, merged=self.config.merged if self.config.form.mergeable else False)
 
     def forward(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
@@ -227,6 +228,14 @@ class StackedModel(Pretrained):
             described = json.dumps([base_hash(self.base), config], sort_keys=True)
             self._fingerprint = digest(self.deltas.own_starts(), described)
         return self._fingerprint
+
+    def set_starts(self, starts: Mapping[str, Tensor]) -> None:
+        """Let fresh streams start from other deltas than none, as a learned start does; see `StackedDeltas.set_starts`.
+
+        The pretrained weights stay as they are. It is another model from here on: states of before do not belong to it.
+        """
+        self.deltas.set_starts(starts)
+        self._fingerprint = None
 
     def save_adapter(self, folder: Path | str, state: ModelState | None = None) -> None:
         """Write what stacking added into a folder, apart from the base, which is named by its hash.

@@ -79,7 +79,7 @@ def learn_chunk(
             gradient itself is taken as given).
         second_order: also keep the graph of the inner gradient, so that the outer gradient is exact and a start can be
             meta-learned (MAML). Implies `differentiable`; the values are the same to rounding.
-        also: tensors, such as parameters, whose gradient of the same loss, summed over the rows, is taken in the same
+        also: tensors, such as parameters, whose gradient of the loss, summed over rows and tokens, is taken in the same
             backward pass. The state may then belong to a graph that leads to them.
     Returns:
         report: the score of every target and what the levels did.
@@ -105,22 +105,23 @@ def learn_chunk(
         nll = token_nll(logits, ids[:, 1:]) * has_target
         weights = {name: list(cms.weights(tracked[name]).values()) for name, cms in memories.items()}
         leaves = [w for own in weights.values() for w in own]
-        found = _gradients(nll * wanted, count, [*leaves, *also], differentiable, second_order)
+        loss = (nll * wanted).sum()
+        found = _gradients(loss, [*leaves, *also], differentiable, second_order)
     if not differentiable:
         nll, after = nll.detach(), after.detach()
     grads = iter(found)
     written: dict[str, LayerState] = {}
     updates: Updates = {}
     for name, cms in memories.items():
-        layer = cms.accumulate(after.layer(name), [next(grads) for _ in weights[name]], count)
+        layer = cms.accumulate(after.layer(name), [next(grads) for _ in weights[name]], count, summed=True)
         written[name], done = cms.write(layer)
         updates |= {name: done} if done else {}
     after = with_layers(after, written)
-    if not after.is_finite():
-        raise NotFiniteError(
-            "what this chunk would teach is not finite; nothing was learned from it; lower the levels' eta"
-        )
-    return ChunkReport(nll, updates, found[len(leaves) :]), after
+    # a gradient that is not finite shows in what it has moved, or in what waits for a level's next step
+    asked = found[len(leaves) :]
+    if not all_finite((loss, *asked, *after.tensors())):
+        raise NotFiniteError(_not_finite(loss))
+    return ChunkReport(nll, updates, asked), after
 
 
 def check_skip(ids: Tensor, skip: Tensor | None) -> None:
@@ -143,19 +144,20 @@ def _twice_differentiable(needed: bool) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if needed else nullcontext()
 
 
-def _gradients(
-    nll: Tensor, count: Tensor, weights: list[Tensor], differentiable: bool, second_order: bool
-) -> tuple[Tensor, ...]:
-    """Differentiate the sum over rows of each row's mean loss; refuse what is not finite."""
-    loss = (nll.sum(1) / count.clamp_min(1)).sum()
-    grads: tuple[Tensor, ...] = ()
-    if weights:
-        grads = torch.autograd.grad(
-            loss, weights, retain_graph=differentiable, create_graph=second_order, materialize_grads=True
+def _gradients(loss: Tensor, weights: list[Tensor], differentiable: bool, second_order: bool) -> tuple[Tensor, ...]:
+    """Differentiate the sum over rows of each row's summed loss."""
+    if not weights:
+        return ()
+    return torch.autograd.grad(
+        loss, weights, retain_graph=differentiable, create_graph=second_order, materialize_grads=True
+    )
+
+
+def _not_finite(loss: Tensor) -> str:
+    """Say what is wrong with a chunk that teaches what is not finite."""
+    if not bool(torch.isfinite(loss)):
+        return (
+            f"the loss of this chunk is {loss.item()}; nothing was learned from it; look for NaN in the model's "
+            "weights, or lower eta"
         )
-    if not all_finite((loss, *grads)):
-        raise NotFiniteError(
-            f"the loss of this chunk is {loss.item()} or its gradient is not finite; nothing was learned from it; "
-            "look for NaN in the model's weights, or lower eta"
-        )
-    return grads
+    return "what this chunk would teach is not finite; nothing was learned from it; lower the levels' eta"

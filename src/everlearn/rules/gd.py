@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from everlearn.rules.types import Slots
@@ -30,4 +31,6 @@ def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: 
         >>> gd(torch.tensor([1.0]), torch.tensor([2.0]), None, {}, eta=0.25)[0]
         tensor([0.5000])
     """
-    return weights - eta * grad, slots
+    if isinstance(eta, Tensor):
+        return torch.addcmul(weights, eta, grad, value=-1), slots
+    return torch.sub(weights, grad, alpha=eta), slots

@@ -36,13 +36,12 @@ def backward_while_reading(model: Decoder, ids: Tensor, state: ModelState | None
         raise ValueError(f"ids have shape {tuple(ids.shape)}; a training step needs [B, T] with T of at least 2")
     state = (model.initial_state(len(ids)) if state is None else state).detach()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    targets, scores = ids[:, 1:].numel(), []
+    share, scores = 1 / ids[:, 1:].numel(), []
     for start in range(0, ids.shape[1] - 1, model.chunk_size):
         window = ids[:, start : start + model.chunk_size + 1]
         report, state = learn_chunk(model, window, attached(model, state), also=parameters)
-        share = (window.shape[1] - 1) / targets
         for parameter, grad in zip(parameters, report.also, strict=True):
-            parameter.grad = grad * share if parameter.grad is None else torch.add(parameter.grad, grad, alpha=share)
+            parameter.grad = share * grad if parameter.grad is None else torch.add(parameter.grad, grad, alpha=share)
         scores.append(report.nll)
     return torch.cat(scores, 1), state
 
