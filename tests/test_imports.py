@@ -27,7 +27,7 @@ ALLOWED = {
     "convert": "models layers memory levels rules",
     "continual": "models layers memory rules levels",
     "learn": "models layers memory levels",
-    "evals": "models learn continual optim memory rules levels ops",
+    "evals": "models learn continual optim memory rules levels ops train",
     "train": "models learn continual optim memory rules levels",
     "recipes": "train models convert learn continual evals optim levels",
     "store": "memory levels",

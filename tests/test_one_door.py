@@ -19,7 +19,7 @@ ALLOWED = {
     "evals/lora.py::add_low_rank": "a baseline trains a copy of its own",
     "evals/ways.py": "baselines train copies of their own",
     "memory/class_statistics.py::ClassStatistics.plus": "sums that were just made",
-    "convert/deltas.py::StackedDeltas.set_starts": "a stacked model that was just built takes its adapter's starts",
+    "recipes/meta_start.py::meta_start": "training of a start, which is a copy until the model takes it over",
     "convert/distil.py::_step": "training of a hybrid, which is a copy",
     "convert/starts.py::copy_projections": "a memory that was just built starts from the projections of attention",
     "convert/starts.py::copy_units": "a memory that was just built starts from the units of an MLP",

@@ -128,7 +128,9 @@ def stack_levels(
     )
     probe = _probe(embedding) if probe is None else probe
     with torch.no_grad():
-        before = check_output(model, model(input_ids=probe, use_cache=True, **_carried(hybrid)))
+        before = check_output(
+            model, model(input_ids=probe, use_cache=True, **_carried(hybrid)), hybrid=hybrid is not None
+        )
     stacked = StackedModel(model, tokenizer, config, matrices, deltas, sight, hybrid)
     try:
         with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):

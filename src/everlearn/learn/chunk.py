@@ -79,8 +79,8 @@ def learn_chunk(
             gradient itself is taken as given).
         second_order: also keep the graph of the inner gradient, so that the outer gradient is exact and a start can be
             meta-learned (MAML). Implies `differentiable`; the values are the same to rounding.
-        also: tensors, such as parameters, whose gradient of the loss, summed over rows and targets, is taken in the
-            same backward pass. The state may then belong to a graph that leads to them.
+        also: tensors, such as parameters, whose gradient of the loss, summed over rows and tokens, is taken in the same
+            backward pass. The state may then belong to a graph that leads to them.
     Returns:
         report: the score of every target and what the levels did.
         state: after the inputs (the last token is not consumed yet).
@@ -118,9 +118,10 @@ def learn_chunk(
         updates |= {name: done} if done else {}
     after = with_layers(after, written)
     # a gradient that is not finite shows in what it has moved, or in what waits for a level's next step
-    if not all_finite((loss, *found[len(leaves) :], *after.tensors())):
+    asked = found[len(leaves) :]
+    if not all_finite((loss, *asked, *after.tensors())):
         raise NotFiniteError(_not_finite(loss))
-    return ChunkReport(nll, updates, found[len(leaves) :]), after
+    return ChunkReport(nll, updates, asked), after
 
 
 def check_skip(ids: Tensor, skip: Tensor | None) -> None:

@@ -41,7 +41,7 @@ def backward_while_reading(model: Decoder, ids: Tensor, state: ModelState | None
         window = ids[:, start : start + model.chunk_size + 1]
         report, state = learn_chunk(model, window, attached(model, state), also=parameters)
         for parameter, grad in zip(parameters, report.also, strict=True):
-            parameter.grad = grad * share if parameter.grad is None else torch.add(parameter.grad, grad, alpha=share)
+            parameter.grad = share * grad if parameter.grad is None else torch.add(parameter.grad, grad, alpha=share)
         scores.append(report.nll)
     return torch.cat(scores, 1), state
 

@@ -18,7 +18,12 @@ from everlearn.evals.speed.rounds import Ratio, Run, interleave
 from everlearn.evals.speed.subjects import BASELINE, Sizes, subject, tokens
 from everlearn.models import Decoder
 
-STEPS: dict[str, Step] = {"train": work.train, "through": work.train_through, "learn": work.learn}
+STEPS: dict[str, Step] = {
+    "train": work.train,
+    "reading": work.train_reading,
+    "through": work.train_through,
+    "learn": work.learn,
+}
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,14 @@ class Report:
         rounds: of every ratio.
         machine: device, threads, versions.
         parameters: preset -> how many.
-        steps: "train", "through" (with levels that step, through what they write) and "learn" (reading and learning
-            without a gradient of the parameters) -> preset -> ratio to the baseline's training step. Presets without
-            levels have "train" alone.
+        steps: preset -> ratio to the baseline's training step, of "train"; with levels that step while the text is read
+            "reading", one backward pass for each chunk, and "through", which also goes back from chunk to chunk; and of
+            "learn", reading and learning without a gradient of the parameters. Presets without levels have "train".
         decode: "decode 1024" or "decode 1024, learning" for each context -> preset -> ratio to the baseline's decoding
             at the same context.
         growth: preset -> time per decoded token at the longest context by that at the shortest, learning where the
             preset has levels.
-        peak: "train" and "through" -> preset -> bytes, or None where they cannot be told.
+        peak: "train", "reading" and "through" -> preset -> bytes, or None where they cannot be told.
         bounds: op -> how near it comes to its own matrix products.
         peer: our mixers beside titans-pytorch, or None where that is not installed.
         seconds: what all ratios come from: group -> preset -> seconds of every round.
@@ -94,6 +99,7 @@ def measure(
     levels = [name for name in names if models[name].config.levels]
     peak = {
         "train": {name: peak_bytes(name, sizes, work.train, device) for name in names},
+        "reading": {name: peak_bytes(name, sizes, work.train_reading, device) for name in levels},
         "through": {name: peak_bytes(name, sizes, work.train_through, device) for name in levels},
     }
     on_part("the op against its matrix products")

@@ -8,7 +8,13 @@ from everlearn.evals.speed.report import Report
 from everlearn.evals.speed.rounds import Ratio
 from everlearn.evals.speed.subjects import BASELINE
 
-STEPS = {"train": "forward + backward", "through": "with levels that step", "learn": "reads and learns"}
+STEPS = {
+    "train": "forward + backward",
+    "reading": "levels step, cut at chunks",
+    "through": "levels step, not cut",
+    "learn": "reads and learns",
+}
+PEAKS = {"train": "peak memory", "reading": "peak, cut at chunks", "through": "peak, not cut"}
 
 
 def markdown(report: Report) -> str:
@@ -18,12 +24,12 @@ def markdown(report: Report) -> str:
 
 def presets(report: Report) -> str:
     """Write one row for each preset, every number a multiple of the baseline's."""
-    heads = ["preset", "parameters", *STEPS.values(), "peak memory", "peak, levels step"]
+    heads = ["preset", "parameters", *STEPS.values(), *PEAKS.values()]
     heads += [_decode_head(kind) for kind in report.decode]
     heads += [f"{max(report.sizes.contexts):,} by {min(report.sizes.contexts):,}"]
     lines = []
     for name, count in report.parameters.items():
-        memory = [_peak(report, kind, name) for kind in ("train", "through")]
+        memory = [_peak(report, kind, name) for kind in PEAKS]
         steps = [ratio(report.steps[kind].get(name)) for kind in STEPS]
         decode = [ratio(found.get(name)) for found in report.decode.values()]
         lines.append([name, f"{count / 1e6:.2f} M", *steps, *memory, *decode, f"{report.growth[name]:.2f}"])

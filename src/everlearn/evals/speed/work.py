@@ -10,6 +10,7 @@ from everlearn.learn.chunk import learn_chunk, token_nll
 from everlearn.learn.stream import READ_AHEAD, read
 from everlearn.memory.state import ModelState
 from everlearn.models import Decoder
+from everlearn.train.reading import backward_while_reading
 
 
 def train(model: Decoder, ids: Tensor) -> None:
@@ -25,10 +26,16 @@ def train(model: Decoder, ids: Tensor) -> None:
 
 
 def train_through(model: Decoder, ids: Tensor) -> None:
-    """Do the same with levels that learn chunk by chunk, through everything they write (first order)."""
+    """Do the same with levels that learn chunk by chunk, through all that is carried on (first order)."""
     state = model.initial_state(len(ids))
     report, _ = read(model, ids, state, chunk_size=model.chunk_size, differentiable=True)
     report.nll[:, 1:].mean().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def train_reading(model: Decoder, ids: Tensor) -> None:
+    """Do the same with one backward pass for each chunk: first order, cut where a chunk ends."""
+    backward_while_reading(model, ids)
     model.zero_grad(set_to_none=True)
 
 

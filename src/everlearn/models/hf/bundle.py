@@ -6,6 +6,7 @@ import ast
 import builtins
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -172,9 +173,9 @@ def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[
     for name, homes in owners.items():
         for home in homes:
             alone = len(homes) == 1 and name not in statements and name not in vars(builtins)
-            final[home, name] = name if alone else f"{name}_{home.rpartition('.')[2]}"
-    if len(set(final.values())) < len(final):
-        raise ValueError(f"two modules of one name define {sorted(final.values())}; rename one of them")
+            final[home, name] = name if alone else "_".join([name, *home.split(".")[-2:]])
+    if twice := sorted(name for name, count in Counter(final.values()).items() if count > 1):
+        raise ValueError(f"two modules of one name and folder name define {twice}; rename one of them")
     return final, sorted({statement for found in statements.values() for statement in found})
 
 
