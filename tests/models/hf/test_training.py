@@ -43,13 +43,13 @@ def test_a_plain_loop_learns_a_sentence(name):
     ids = model.reader().encode("to be or not to be")[None]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(30):
+    for _ in range(20):
         loss = model(ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] * 0.7
     assert model.lm_head.weight is model.decoder.embedding.weight
 
 
@@ -96,7 +96,6 @@ def test_supervised_and_preference_training_take_two_steps(tmp_path):
     trl = pytest.importorskip("trl")
     datasets, peft = pytest.importorskip("datasets"), pytest.importorskip("peft")
     from everlearn.models.hf.export import export
-
     from tests.convert.test_text import byte_level
 
     tokenizer = byte_level()
