@@ -43,13 +43,13 @@ def test_a_plain_loop_learns_a_sentence(name):
     ids = model.reader().encode("to be or not to be")[None]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(30):
+    for _ in range(20):
         loss = model(ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] * 0.7
     assert model.lm_head.weight is model.decoder.embedding.weight
 
 
