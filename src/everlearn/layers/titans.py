@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.layers.convolution import convolve
-from everlearn.layers.delta_net import unit
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, Tensors, where_rows
 from everlearn.ops.titans import TitansState, recall, titans
+from everlearn.ops.unit import unit
 
 # a unit value never surprises a matrix by more; it is a deep memory whose gradients would outgrow their step
 MAX_NORM = 2.0

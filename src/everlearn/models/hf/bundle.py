@@ -173,9 +173,16 @@ def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[
     for name, homes in owners.items():
         for home in homes:
             alone = len(homes) == 1 and name not in statements and name not in vars(builtins)
-            final[home, name] = name if alone else "_".join([name, *home.split(".")[-2:]])
+            parts = 1 if len({other.rpartition(".")[2] for other in homes}) == len(homes) else 2
+            final[home, name] = name if alone else "_".join([name, *home.split(".")[-parts:]])
     if twice := sorted(name for name, count in Counter(final.values()).items() if count > 1):
         raise ValueError(f"two modules of one name and folder name define {twice}; rename one of them")
+    taken = {(module.name, local): home for module in modules for local, home in module.taken.items()}
+    for place in taken:
+        home = place
+        while home in taken:  # a name may be taken from a module that has taken it itself
+            home = taken[home]
+        final[place] = final[home]
     return final, sorted({statement for found in statements.values() for statement in found})
 
 
