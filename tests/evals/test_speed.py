@@ -99,7 +99,7 @@ def test_products_count_what_the_backward_pass_computes_too():
 @pytest.mark.parametrize("decay_first", [False, True])
 def test_the_products_of_the_delta_rule_are_those_of_its_formula(decay_first):
     """Forward, per block of C tokens: products of C x C with D nine times, C x D x D three times; the gates' sums."""
-    run = delta_run(32, 2, 8, CPU, decay_first=decay_first, block_size=16)
+    run = delta_run(1, 32, 2, 8, CPU, decay_first=decay_first, block_size=16)
     with Products() as products:
         run()
     with FlopCounterMode(display=False) as counter:
@@ -168,6 +168,7 @@ def test_the_report_has_every_preset_and_says_what_is_missing(monkeypatch):
     for name in PRESETS:
         assert text.count(f"\n| {name} | ") == 1
     assert "titans-pytorch is not installed" in text and said[0].startswith(f"training steps of {len(PRESETS)} presets")
+    assert {"delta rule", "mixer of delta_net"} <= set(report.bounds) and "mixer of hope_attention" not in report.bounds
     heads = text.splitlines()[0].split(" | ")
     base = next(line for line in text.splitlines() if line.startswith(f"| {BASELINE} |")).split(" | ")
     hope = next(line for line in text.splitlines() if line.startswith("| hope_attention |")).split(" | ")

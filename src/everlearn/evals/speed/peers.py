@@ -58,7 +58,7 @@ def beside_titans_pytorch(
         dim=sizes.dim, chunk_size=CHUNK, batch_size=CHUNK, heads=sizes.num_heads, dim_head=sizes.dim // sizes.num_heads
     ).to(device)
     layers: dict[str, nn.Module] = {name: mixer(subject(name, sizes, device)) for name in presets}
-    runs = {name: step(layer, sizes, device) for name, layer in {**layers, module: other}.items()}
+    runs = {name: mixer_step(layer, sizes, device) for name, layer in {**layers, module: other}.items()}
     seconds = interleave(runs, rounds, device)
     version = importlib.metadata.version(PEER.replace("_", "-")) if module == PEER else "0"
     return Layers(version, {name: Ratio.of(seconds[name], seconds[module]) for name in presets})
@@ -70,7 +70,7 @@ def mixer(model: Decoder) -> nn.Module:
     return found
 
 
-def step(layer: nn.Module, sizes: Sizes, device: torch.device) -> Callable[[], None]:
+def mixer_step(layer: nn.Module, sizes: Sizes, device: torch.device) -> Callable[[], None]:
     """Return the forward and the backward pass of a layer that returns its output first."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(sizes.rows, sizes.length, sizes.dim, generator=generator).to(device).requires_grad_()

@@ -1,7 +1,8 @@
 """The bound of an op: the time of its matrix products alone, measured with the same shapes in the same run.
 
 What an op executes is recorded while it runs, forward and backward, so that whatever a backward pass computes again is
-counted as well. Solves of triangular systems, exponentials, sums and copies are not in the bound.
+counted as well. Solves of triangular systems, exponentials, sums and copies are not in the bound, and neither is what
+the kernel of attention multiplies inside.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def against_products(run: Callable[[], None], length: int, rounds: int, device: 
 
     Args:
         run: the op, forward and backward.
-        length: tokens that it reads.
+        length: tokens that it reads, of all rows.
         rounds: see `interleave`.
         device: on which it runs.
     """
@@ -102,20 +103,28 @@ def _factors(shape: Product, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def delta_run(
-    length: int, heads: int, dim: int, device: torch.device, *, decay_first: bool = False, block_size: int = 16
+    rows: int,
+    length: int,
+    heads: int,
+    dim: int,
+    device: torch.device,
+    *,
+    decay_first: bool = False,
+    block_size: int = 16,
 ) -> Callable[[], None]:
-    """Return the delta rule on one row, forward and backward to all its inputs.
+    """Return the delta rule, forward and backward to all its inputs.
 
     Args:
-        length: tokens.
+        rows: streams.
+        length: tokens of each.
         heads: memories.
         dim: size of a key and of a value.
         device: on which it runs.
         decay_first, block_size: see `ops.delta_rule`.
     """
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, length, heads, dim, generator=generator).to(device) for _ in range(3))
-    eta, log_alpha = torch.full((1, length, heads), 0.5), torch.full((1, length, heads), -0.01)
+    q, k, v = (torch.randn(rows, length, heads, dim, generator=generator).to(device) for _ in range(3))
+    eta, log_alpha = torch.full((rows, length, heads), 0.5), torch.full((rows, length, heads), -0.01)
     q, k = torch.nn.functional.normalize(q, dim=-1), torch.nn.functional.normalize(k, dim=-1)
     inputs = [x.to(device).requires_grad_() for x in (q, k, v, eta, log_alpha)]
 

@@ -12,7 +12,7 @@ import torch
 
 from everlearn.evals.speed import work
 from everlearn.evals.speed.footprint import Step, peak_bytes
-from everlearn.evals.speed.peers import Layers, beside_titans_pytorch, installed
+from everlearn.evals.speed.peers import Layers, beside_titans_pytorch, installed, mixer, mixer_step
 from everlearn.evals.speed.products import Bound, against_products, delta_run
 from everlearn.evals.speed.rounds import Ratio, Run, interleave
 from everlearn.evals.speed.subjects import BASELINE, Sizes, subject, tokens
@@ -43,7 +43,7 @@ class Report:
         growth: preset -> time per decoded token at the longest context by that at the shortest, learning where the
             preset has levels.
         peak: "train", "reading" and "through" -> preset -> bytes, or None where they cannot be told.
-        bounds: op -> how near it comes to its own matrix products.
+        bounds: op, or mixer of a preset -> how near it comes to its own matrix products.
         peer: our mixers beside titans-pytorch, or None where that is not installed.
         seconds: what all ratios come from: group -> preset -> seconds of every round.
     """
@@ -102,10 +102,11 @@ def measure(
         "reading": {name: peak_bytes(name, sizes, work.train_reading, device) for name in levels},
         "through": {name: peak_bytes(name, sizes, work.train_through, device) for name in levels},
     }
-    on_part("the op against its matrix products")
-    op = partial(delta_run, sizes.length, sizes.num_heads, sizes.dim // sizes.num_heads, device)
-    runs = {"delta rule": op(), "gated delta rule": op(decay_first=True)}
-    bounds = {name: against_products(run, sizes.length, rounds, device) for name, run in runs.items()}
+    on_part("ops and mixers against their matrix products")
+    bounds = {
+        name: against_products(run, sizes.rows * sizes.length, rounds, device)
+        for name, run in _ops(models, sizes, device).items()
+    }
     peer = beside_titans_pytorch(names, sizes, rounds, device) if installed() else None
     return Report(
         sizes=sizes,
@@ -167,6 +168,17 @@ def _decode(
         for kind in (plain, learning)
         if seconds[kind]
     }
+
+
+def _ops(models: dict[str, Decoder], sizes: Sizes, device: torch.device) -> dict[str, Run]:
+    """Return the delta rule alone, and the mixer of every preset that has one of its own."""
+    op = partial(delta_run, sizes.rows, sizes.length, sizes.num_heads, sizes.dim // sizes.num_heads, device)
+    runs: dict[str, Run] = {"delta rule": op(), "gated delta rule": op(decay_first=True)}
+    plain = models[BASELINE].config.mixer
+    for name, model in models.items():
+        if model.config.mixer != plain:
+            runs[f"mixer of {name}"] = mixer_step(mixer(model), sizes, device)
+    return runs
 
 
 def _growth(seconds: dict[str, dict[str, list[float]]], sizes: Sizes) -> dict[str, float]:

@@ -43,7 +43,7 @@ def presets(report: Report) -> str:
 
 def ops(report: Report) -> str:
     """Write how near the ops come to their matrix products."""
-    heads = ["op, forward + backward", "share of the bound", "FLOP per token", "GFLOP/s of the products"]
+    heads = ["op or mixer, forward + backward", "share of the bound", "FLOP per token", "GFLOP/s of the products"]
     lines = [
         [name, f"{b.share:.2f} ({b.low:.2f}-{b.high:.2f})", f"{b.flop_per_token:,.0f}", f"{b.gflop_per_second:.0f}"]
         for name, b in report.bounds.items()

@@ -179,10 +179,10 @@ def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[
         raise ValueError(f"two modules of one name and folder name define {twice}; rename one of them")
     taken = {(module.name, local): home for module in modules for local, home in module.taken.items()}
     for place in taken:
-        home = place
-        while home in taken:  # a name may be taken from a module that has taken it itself
-            home = taken[home]
-        final[place] = final[home]
+        source = place
+        while source in taken:  # a name may be taken from a module that has taken it itself
+            source = taken[source]
+        final[place] = final[source]
     return final, sorted({statement for found in statements.values() for statement in found})
 
 
