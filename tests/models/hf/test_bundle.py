@@ -39,13 +39,14 @@ FILES = {
             value = [scale for scale in words]
             return [word.upper() for word in value]
         """,
+    "low/middle": "from pack.low.numbers import scale as scale_of_all, sum as three\nunused = 1",
     "top": """
         from dataclasses import dataclass
         import math
 
         from pack.low import numbers, seven
         from pack.low.words import scale as scale_words, value
-        from pack.low.numbers import scale, sum as three
+        from pack.low.middle import scale_of_all as scale, three
 
         def late(x):
             from pack.low.words import scale as also
@@ -125,6 +126,7 @@ REFUSED = {
     "a module as a value": ("from pack import a\nx = [a]", r"uses the module a as a value in line 2"),
     "two imports of one name": ("from pack.a import x\nfrom math import sin as tau", "tau is from math import sin"),
     "what an __init__ defines": ("from pack import own", "pack itself defines own, and cannot be joined"),
+    "what comes from elsewhere": ("from pack.a import tau", r"imports tau of pack\.a, which has it from elsewhere"),
     "what is not there": ("from pack.none import x", "there is no module 'pack.none' to join"),
 }
 

@@ -117,14 +117,14 @@ def _of(name: str | None, package: str) -> bool:
 
 def _home(module: str, name: str) -> tuple[str, str | None]:
     """Return the module that defines a name, and its name there; or the module that it is itself, and None."""
-    file = _file(module)
-    if file.name != "__init__.py":
-        return module, name
+    file, package = _file(module), module.partition(".")[0]
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and _of(node.module, package):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return _home(str(node.module), alias.name)
+    if file.name != "__init__.py":
+        return module, name
     if importlib.util.find_spec(f"{module}.{name}") is None:
         raise ValueError(f"{module} itself defines {name}, and cannot be joined; define it in a module of its own")
     return f"{module}.{name}", None
@@ -189,7 +189,12 @@ def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[
 def _body(module: Module, final: dict[tuple[str, str], str]) -> str:
     """Return the source of a module without its docstring and imports, in final names."""
     new = {name: final[module.name, name] for name in module.defined}
-    new |= {local: final[home] for local, home in module.taken.items()}
+    for local, home in module.taken.items():
+        if home not in final:
+            raise ValueError(
+                f"{module.name} imports {home[1]} of {home[0]}, which takes it from elsewhere; do so here too"
+            )
+        new[local] = final[home]
     edits = dict(_references(module, module.tree.body, new, final, frozenset(), None))
     package = module.name.partition(".")[0]
     first = module.tree.body[0]
