@@ -110,15 +110,15 @@ def test_the_verbs_take_the_trained_folder(trained, shell):
 
 def test_a_model_is_measured_beside_compressors_and_an_n_gram(trained, shell):
     base = trained / "run"
-    found = shell.json("eval", base / "heldout", "--base", base, "--ppl", "--limit", "200")
-    data = (trained / "run" / "heldout" / "0000.txt").read_bytes()[:200]
+    found = shell.json("eval", base / "heldout", "--base", base, "--ppl", "--limit", "400")
+    data = (trained / "run" / "heldout" / "0000.txt").read_bytes()[:400]
     row = found["documents"][0]
     texts = {"a": TEXT.encode(), "b": TEXT[::-1].encode()}
     ngram = ByteNgram(5)
     for part in split(texts, 0.05).train:
         ngram.train(part.data)
-    assert row["bytes"] == 200
-    assert row["gzip"] == 8 * len(gzip.compress(data, 9, mtime=0)) / 200
+    assert row["bytes"] == len(data)
+    assert row["gzip"] == 8 * len(gzip.compress(data, 9, mtime=0)) / len(data)
     assert row["ngram_frozen"] == pytest.approx(float(ngram.bits(data)[1:].mean()))
     assert row["ngram_learning"] == pytest.approx(float(ngram.bits(data, learn=True)[1:].mean()))
     model, _ = load_model(base)
@@ -137,6 +137,17 @@ def test_a_model_is_measured_beside_compressors_and_an_n_gram(trained, shell):
     assert "nothing that was learned is kept" in said
     assert said.endswith(f"next: everlearn generate PROMPT --base {base}\n")
     assert "--limit 1 is too small" in refused(shell, "eval", "t.txt", "--base", str(base), "--ppl", "--limit", "1")
+
+
+def test_no_document_helps_another(trained, shell):
+    import everlearn
+
+    Path("two").mkdir()
+    for name in "ab":
+        Path("two", f"{name}.txt").write_text(TEXT[:600])
+    found = shell.json("eval", "two", "--base", trained / "run", "--ppl", "--limit", "600")["documents"]
+    alone = everlearn.Learner(load_model(trained / "run")[0]).read(TEXT[:600], user="me").bits_per_byte
+    assert [row["learning"] for row in found] == [pytest.approx(alone)] * 2
 
 
 def test_the_n_gram_begins_empty_where_the_training_text_is_gone_or_changed(shell):
@@ -184,7 +195,6 @@ REFUSED = {
         "one window needs 100000; give a longer text",
     ),
     "parts that do not fit": (["--data", "t.txt", "--accumulate", "3"], "accumulate 3 does not divide batch_size 16"),
-    "a growing state": (["--data", "t.txt", "--carry", "--length", "16"], "attention keeps every token"),
     "a full folder": (["--data", "t.txt", "--out", "full"], "full is not empty and holds no run"),
     "a file": (["--data", "t.txt", "--out", "t.txt"], "t.txt is a file; a run needs a folder"),
     "steps below one": (["--data", "t.txt", "--steps", "0"], "steps is 0; it must be a whole number of at least 1"),
@@ -243,6 +253,12 @@ def test_the_rates_fall_with_the_width_and_say_whether_they_were_tried():
     assert stated(small, "small").endswith("; the rates of 'small' are extrapolated, not tried")
     for name in PRESETS:
         assert recipe(name, model={"vocab_size": 256}).training == tiny.training
+
+
+def test_attention_looks_back_as_far_as_it_was_trained():
+    assert recipe("hope_attention").model.window == 256
+    assert recipe("hope_attention", training={"length": 64}).model.window == 64
+    assert recipe("hope_attention", model={"window": 8}).model.window == 8
 
 
 def test_a_time_is_written_as_people_say_it():

@@ -29,10 +29,10 @@ def shelf(tmp_path, monkeypatch):
 
 def test_the_published_folder_holds_the_model_and_its_card(shelf, tmp_path, capsys):
     out = tmp_path / "out"
-    one = books.training("delta_net", steps=2)
+    one = books.training("hope_attention", steps=2)
     assert (one.training.batch_size, one.training.length) == (16, 256)
     one = dataclasses.replace(one, training=dataclasses.replace(one.training, batch_size=2, length=32))
-    facts = books.make(shelf, out, one, preset="delta_net", say=print)
+    facts = books.make(shelf, out, one, preset="hope_attention", say=print)
     assert sorted(path.name for path in (out / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     model, about = load_model(out / "model")
     assert about["steps"] == 2
@@ -47,9 +47,12 @@ def test_the_published_folder_holds_the_model_and_its_card(shelf, tmp_path, caps
     text = books.load_book(shelf, row["book"])[300 * row["piece"] : 300 * (row["piece"] + 1)]
     assert row["frozen"] == pytest.approx(learner.score(text).bits_per_byte)
     assert row["gzip"] == 8 * len(gzip.compress(text.encode(), 9, mtime=0)) / len(text.encode())
+    for row in facts["rows"][:3]:
+        text = books.load_book(shelf, row["book"])[300 * row["piece"] : 300 * (row["piece"] + 1)]
+        assert row["learning"] == pytest.approx(Learner(model).read(text, user="new").bits_per_byte)
     # none of what it read to measure itself stayed
     assert facts["written"] == learner.generate(books.PROMPT, max_new_tokens=20, temperature=0.7, seed=0)
-    assert books.make(shelf, out, one, preset="delta_net") == facts
+    assert books.make(shelf, out, one, preset="hope_attention") == facts
 
 
 def rows(learning: float) -> list[dict]:

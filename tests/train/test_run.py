@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from everlearn.models import load_model
-from everlearn.models.tokenizer import save_tokenizer, train_tokenizer
+from everlearn.models.alphabet import BYTES
+from everlearn.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from everlearn.train import Progress, RunConfig, TrainConfig, run
-from everlearn.train.corpus import split
+from everlearn.train.corpus import Corpus, split, tokens
 from everlearn.train.folder import read_run
 from everlearn.train.log import lines
+from everlearn.train.snapshot import capture, restore
+from everlearn.train.trainer import Trainer
 from tests.train.runs import TEXTS, config, steps, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,9 +203,23 @@ def test_a_vocabulary_that_was_changed_is_refused(tmp_path):
     one = config(vocab=290)
     with pytest.raises(Stopped):
         run(one, TEXTS, tmp_path, on_step=stop_after(3))
-    save_tokenizer(train_tokenizer(["xyxyxy" * 40, TEXTS["b"].decode()], 288), tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match=r"another vocabulary|another model's"):
+    other = train_tokenizer([part[::-1].decode() for part in TEXTS.values()], 290)
+    assert len(other) == len(load_tokenizer(tmp_path / "tokenizer"))
+    save_tokenizer(other, tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=r"step 2 was saved with another vocabulary than the run's tokenizer has"):
         run(one, TEXTS, tmp_path)
+
+
+def test_random_numbers_go_on_where_they_were():
+    parts = split(TEXTS, 0.1)
+    corpus = Corpus(tokens(parts.train, BYTES), tokens(parts.valid, BYTES))
+    first = Trainer(config(), corpus)
+    torch.rand(3)
+    captured = capture(first, {})
+    expected = torch.rand(4)
+    second = Trainer(config(), corpus)
+    assert restore(second, captured) == []
+    assert torch.equal(torch.rand(4), expected)
 
 
 def test_another_machine_or_number_of_threads_is_said(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -189,6 +190,12 @@ def test_the_held_out_text_is_scored_in_windows_by_hand():
     assert 0 < read <= 48
 
 
+def test_a_last_window_of_one_target_counts():
+    document = torch.randint(256, (14,), dtype=torch.uint8)
+    trainer = Trainer(config(training={"length": 12}), dataclasses.replace(CORPUS, valid=[document]))
+    assert [int(batch.real.sum()) for batch in trainer._held_out(None)] == [13]
+
+
 def test_processes_share_rows_equally_or_are_refused():
     shares = [Processes(rank, 4).share(8) for rank in range(4)]
     assert [list(range(8))[share] for share in shares] == [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -210,3 +217,11 @@ def test_every_preset_trains():
         one = config()
         trainer = Trainer(dataclasses.replace(one, model=preset(name, dim=16, num_layers=1, num_heads=1)), CORPUS)
         assert trainer.step().nats > trainer.step().nats - 30
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same():
+    """Fused sums in another order: 6e-7 after two steps."""
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler here")
+    assert 0 < apart(after(Trainer(config(), CORPUS), 2), after(Trainer(config(compile=True), CORPUS), 2)) < 1e-5

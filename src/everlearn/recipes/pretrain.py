@@ -35,6 +35,10 @@ def recipe(
     wide; from there on they are extrapolated and have not been tried: Muon's falls with the width, AdamW's with its
     root.
 
+    Attention without a window gets one of the training length: it has learned no position beyond it. (Hope-Attention
+    after 200 steps on windows of 256 bytes cost 4.13 bits per byte on three texts of 6,000 bytes without a window,
+    and 2.34 with one.)
+
     Args:
         name: a preset; see `models.preset`.
         size: a key of `models.SIZES`.
@@ -52,6 +56,8 @@ def recipe(
     changed = dataclasses.replace(usual, **(training or {}))
     if "warmup" not in (training or {}):
         changed = dataclasses.replace(changed, warmup=max(1, changed.steps // 30))
+    if config.window is None:
+        config = dataclasses.replace(config, window=changed.length)
     return RunConfig(model=config, training=changed, **run)
 
 
