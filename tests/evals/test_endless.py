@@ -35,8 +35,10 @@ def test_a_matrix_memory_holds_as_much_after_any_number_of_tokens_and_attention_
 
 def test_the_largest_number_is_found_in_memory_and_in_context():
     zeros = torch.zeros(1, dtype=torch.long)
-    state = ModelState({"a": {"w": torch.tensor([1.0, -7.0])}}, {"b": {"k": torch.tensor([5.0])}}, zeros + 99, zeros)
-    assert largest(state) == 7 and largest(ModelState({}, {}, zeros, zeros)) == 0
+    both = ({"a": {"w": torch.tensor([1.0, -5.0])}}, {"b": {"k": torch.tensor([-7.0])}})
+    state = ModelState(*both, zeros + 99, zeros)
+    assert largest(state) == 7 and largest(ModelState(both[0], {}, zeros, zeros)) == 5
+    assert largest(ModelState({}, {}, zeros, zeros)) == 0
 
 
 @pytest.mark.parametrize("marks", [[], [5, 5], [9, 5], [0, 5], [61]])

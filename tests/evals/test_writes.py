@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from everlearn.evals.writes import distance, watch
 from everlearn.levels import Level
@@ -25,6 +26,12 @@ def test_the_parts_of_a_write_are_those_of_the_model_itself():
     nll = -logits[0, 2:-1].log_softmax(-1).gather(1, text[:, None]).sum()
     assert found.bits == pytest.approx(float(nll) / 5 / math.log(2), abs=1e-12)
     assert found.levels == pytest.approx(0.25 * found.surprise, rel=1e-9) and found.surprise > 0
+    # the gradient is that of the text behind what was read before, of which the last token is the first input
+    _, behind = model(before[None, :-1])
+    logits, _ = model(TEXT[None, 2:-1], behind)
+    weights = [w for block in model.blocks for w in block.mlp.parameters()]
+    grads = torch.autograd.grad(F.cross_entropy(logits[0], text), weights)
+    assert found.surprise == pytest.approx(float(sum(g.square().sum() for g in grads)) ** 0.5, rel=1e-9)
     # a sum of steps is at least the way from start to end, and less than ten times as long here
     assert distance(start, after) <= found.memory < 10 * distance(start, after)
 
