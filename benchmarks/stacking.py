@@ -75,7 +75,7 @@ def main() -> None:
     names = [options.model] if options.model else [stand_in_folder(options.data, seed) for seed in seeds]
     rates = Rates(options.model or stand_in_folder(options.data, SEEDS[0]), options.data)
     runs = [measure(name, options.data, rates) for name in names]
-    write(stacking_tables.all_tables(rates.tables, rates.starts, runs), runs, in_page=options.model is None)
+    write(stacking_tables.all_tables(rates.all(), rates.all_starts(), runs), runs, in_page=options.model is None)
 
 
 def write(texts: dict[str, str], runs: list[Row], *, in_page: bool) -> None:
@@ -130,6 +130,15 @@ class Rates:
         if own not in self.tables:
             self.tables[own] = row(f"stacking-{label(self.name)}-tune-{own}", lambda: tune(self.base(), own))
         return self.tables[own]["eta"]
+
+    def all(self) -> dict[str, Row]:
+        """Return the trials of every way that has a rate of its own."""
+        own = [key for key, recipe in RECIPES.items() if recipe.center is not None and not recipe.like]
+        return {key: self.tables[key] for key in own if self[key]}
+
+    def all_starts(self) -> dict[str, Row]:
+        """Return the trials of the training of every start."""
+        return {kind: self.starts[kind] for kind in stacking_meta.PERIODS if self.of_start(kind)}
 
     def of_start(self, kind: str) -> float:
         """Return the rate with which a start of a kind is trained."""

@@ -95,7 +95,8 @@ def identity(run: Row) -> tuple[bool, str]:
     """Require bit-equal logits before anything is learned."""
     forms = run["identity"]["forms"]["largest_difference"]
     ok = all(value <= (1e-4 if name == "mean of 3" else 0) for name, value in forms.items())
-    return ok, " ".join(f"{name} {value:.0e}" if value else f"{name} 0" for name, value in forms.items())
+    apart = {name: value for name, value in forms.items() if value}
+    return ok, f"{len(forms) - len(apart)} of {len(forms)} bit-equal; {shown(apart, 6)}"
 
 
 def other_domain(run: Row) -> tuple[bool, str]:

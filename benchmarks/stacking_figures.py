@@ -86,10 +86,11 @@ def size_and_gain(runs: list[Row], file: Path) -> Path | None:
         if way not in runs[0]["compress"]:
             continue
         rows = [run["compress"][way] for run in runs]
-        sizes = [rows[0]["bytes"][name] / 1000 for name in rows[0]["gain"]]
-        gains = [mean([row["gain"][name] for row in rows]) for name in rows[0]["gain"]]
+        names = sorted(rows[0]["gain"], key=rows[0]["bytes"].__getitem__)
+        sizes = [rows[0]["bytes"][name] / 1000 for name in names]
+        gains = [mean([row["gain"][name] for row in rows]) for name in names]
         axis.plot(sizes, gains, style, label=way_name(way))
-        for size, gain, name in zip(sizes, gains, rows[0]["gain"], strict=True):
+        for size, gain, name in zip(sizes, gains, names, strict=True):
             axis.annotate(name, (size, gain), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axis.set_xscale("log")
     axis.set_xlabel("stored state [KB]")

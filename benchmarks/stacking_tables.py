@@ -178,7 +178,7 @@ def tuning(rates: dict[str, Row], starts: dict[str, Row]) -> str:
 def required(runs: list[Row]) -> str:
     """What was required beforehand, and in how many bases it was reached."""
     lines = [
-        [check.name, check.claim, ", ".join(check.measured), f"{check.held} of {len(runs)}", check.verdict]
-        for check in checks(runs)
+        [c.name, c.claim, "<br>".join(dict.fromkeys(c.measured)), f"{c.held} of {len(runs)}", c.verdict]
+        for c in checks(runs)
     ]
     return table(["", "required", "measured, per base", "held in", "verdict"], lines)
