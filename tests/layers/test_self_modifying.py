@@ -6,13 +6,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from everlearn.layers import SelfModifyingRule, SelfModifyingTitans, SwiGLU
+from everlearn.layers import SelfModifyingRule, SelfModifyingTitans
 from everlearn.memory.state import LayerState
 from everlearn.ops.self_modifying import L2, Readouts, fresh_state
 from everlearn.ops.self_modifying.naive import self_modifying
-from tests.layers import test_delta_net as tasks
+from tests.layers import tagger_fixture as tasks
 
 DIM, HEADS, CHUNK = 12, 3, 4
 RULE = SelfModifyingRule(chunk_size=CHUNK)
@@ -186,16 +185,6 @@ def test_settings_and_states_that_cannot_work_are_refused():
         layer(x, other)
 
 
-class Tagger(tasks.Tagger):
-    """The model that asks the delta memory for a language, with self-modifying memories in its place."""
-
-    def __init__(self, vocabulary: int, outputs: int, **options) -> None:
-        nn.Module.__init__(self)
-        self.embed, self.head = nn.Embedding(vocabulary, 64), nn.Linear(64, outputs)
-        self.mixer, self.mlp = SelfModifyingTitans(64, 2, **options), SwiGLU(64, 128)
-        self.norms = nn.ModuleList(nn.RMSNorm(64) for _ in range(3))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "least"),
@@ -206,7 +195,7 @@ def test_sixteen_keys_are_recalled_in_context_and_what_was_trained_stays_finite(
     scores = []
     for seed in range(3):
         torch.manual_seed(seed)
-        model = Tagger(32, 16, **options)
+        model = tasks.Tagger(SelfModifyingTitans(64, 2, **options), 32, 16)
         generator = tasks.train(model, tasks.recall, 64, rows=16, steps=220, lr=1e-2, seed=seed)
         scores.append(tasks.accuracy(model, tasks.recall, 64, generator))
         with torch.no_grad():

@@ -8,8 +8,7 @@ from everlearn.layers import TitansMemory
 from everlearn.levels import describe
 from everlearn.memory.state import LayerState
 from everlearn.ops.titans.naive import titans
-from tests.layers import test_delta_net
-from tests.layers.test_delta_net import Tagger, accuracy, recall, train
+from tests.layers.tagger_fixture import Tagger, accuracy, recall, train
 
 DIM, HEADS = 12, 3
 DEPTHS = pytest.mark.parametrize("depth", [1, 2])
@@ -192,14 +191,13 @@ def test_settings_that_cannot_work_are_refused():
 
 
 @pytest.mark.slow
-def test_sixteen_keys_are_recalled_in_context(monkeypatch):
+def test_sixteen_keys_are_recalled_in_context():
     """The setting of the delta memory's own test: 220 steps on 64 tokens, three seeds."""
-    monkeypatch.setattr(test_delta_net, "DeltaMemory", TitansMemory)
     scores = {"matrix": [], "mlp": []}
     for seed in range(3):
         for name, options in (("matrix", {}), ("mlp", {"depth": 2})):
             torch.manual_seed(seed)
-            model = Tagger(32, 16, **options)
+            model = Tagger(TitansMemory(64, 2, **options), 32, 16)
             generator = train(model, recall, 64, rows=16, steps=220, lr=1e-2, seed=seed)
             scores[name].append(accuracy(model, recall, 64, generator))
     print("recall of 16 keys:", scores)

@@ -13,6 +13,7 @@ from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, where_rows
 from everlearn.ops.delta_rule import delta_rule
+from everlearn.ops.precision import full_precision
 from everlearn.ops.unit import unit
 
 
@@ -138,7 +139,7 @@ class DeltaMemory(nn.Module):
         eta lies in (0, 1 + alpha), or in (0, 1) when gated.
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             logits = F.linear(x.to(dtype), self.gates.weight.to(dtype), self.gates.bias.to(dtype))
         eta, alpha = logits.chunk(2, -1)
         log_alpha = F.logsigmoid(alpha)

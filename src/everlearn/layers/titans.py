@@ -13,6 +13,7 @@ from everlearn.layers.convolution import convolve
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, Tensors, where_rows
+from everlearn.ops.precision import full_precision
 from everlearn.ops.titans import TitansState, recall, titans
 from everlearn.ops.unit import unit
 
@@ -182,7 +183,7 @@ class TitansMemory(nn.Module):
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return eta, log alpha < 0 and log beta < 0, each [B, T, H]; float32 keeps their distance from 1."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             logits = F.linear(x.to(dtype), self.gates.weight.to(dtype), self.gates.bias.to(dtype))
         eta, alpha, *slow = logits.split(self.num_heads, -1)
         eta = torch.sigmoid(eta) / self.chunk_size

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from everlearn.ops.blocks import decay, from_blocks, to_blocks
+from everlearn.ops.precision import full_precision
 
 
 def delta_rule(
@@ -60,7 +61,7 @@ def delta_rule(
     dtype = torch.promote_types(torch.promote_types(k.dtype, v.dtype), torch.float32)
     rows, length, heads, dim, dim_v = *k.shape, v.shape[-1]
     # the sums over a block, the solve and the memory need float32 whatever the network runs in
-    with torch.autocast(k.device.type, enabled=False):
+    with full_precision(k):
         if state is None:
             state = torch.zeros(rows, heads, dim_v, dim, dtype=dtype, device=k.device)
         memory = state.to(dtype).reshape(rows * heads, dim_v, dim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from everlearn.ops.precision import full_precision
 from everlearn.ops.self_modifying.layout import lay_out
 from everlearn.ops.self_modifying.piece import Tokens
 from everlearn.ops.self_modifying.rule import MEMORIES, Readouts, SelfModifyingRule, SelfModifyingState, Weights
@@ -63,7 +64,7 @@ def self_modifying(
     rows, _, heads, _ = q.shape
     dtype = torch.promote_types(torch.promote_types(q.dtype, state.weights[0].dtype), torch.float32)
     # sums over a chunk, solves and memories need float32 whatever the network runs in
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         layout = lay_out(state.filled, q.shape[1], mask, rule)
         queries, keys, values = (layout.groups(x.to(dtype)) for x in (q, k_in, v_in))
         tokens = Tokens(queries, keys, values, layout.live(heads, dtype))

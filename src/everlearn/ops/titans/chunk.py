@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everlearn.ops.blocks import decay
+from everlearn.ops.precision import full_precision
 from everlearn.ops.titans.layout import Layout, check, check_state, place, take
 
 Weights = tuple[Tensor, ...]
@@ -98,7 +99,7 @@ def titans(
     rows, length, heads, _ = k.shape
     dtype = torch.promote_types(torch.promote_types(k.dtype, v.dtype), torch.float32)
     # the sums over a chunk and the memory need float32 whatever the network runs in
-    with torch.autocast(k.device.type, enabled=False):
+    with full_precision(k):
         first = tuple(w.to(dtype).expand(rows, *w.shape) for w in start)
         old = _begin(first, state, log_beta is not None)
         if length == 0:
@@ -124,7 +125,7 @@ def recall(weights: Sequence[Tensor], q: Tensor, *, residual: bool = False) -> T
     Returns:
         [B, T, H, Dv], in the dtype of q.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         x = q.transpose(1, 2).to(weights[0].dtype)
         hidden = x
         for depth, weight in enumerate(weights):
