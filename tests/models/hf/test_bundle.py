@@ -22,6 +22,8 @@ FILES = {
         value = 7
         sum = 3  # the name of a builtin
 
+        def shift(x): return x + 1
+
         def scale(x: float, by: float = value) -> float:
             """Kept."""
             def value():  # another one, in here
@@ -66,7 +68,8 @@ FILES = {
         def local():
             value_of = [value().scale()]
             scale = scale_words(iter(value_of))
-            return scale
+            shift = numbers.shift(1)
+            return scale, shift
 
         def caught():
             try:

@@ -177,16 +177,27 @@ def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[
         if len(found) > 1 and not all(re.fullmatch(r"import [\w.]+", statement) for statement in found):
             raise ValueError(f"{name} is {' and '.join(sorted(found))} in two modules; use one of them in both")
     final: dict[tuple[str, str], str] = {}
+    hidden = {use for module in modules for use in _hidden_uses(module)}
     used = {*owners, *statements, *vars(builtins)}
     for name, homes in owners.items():
         for home in homes:
             final[home, name] = name
-            if len(homes) > 1 or name in statements or name in vars(builtins):
+            if len(homes) > 1 or name in statements or name in vars(builtins) or (home, name) in hidden:
                 parts = home.split(".")
                 longer = ("_".join([name, *parts[-n:]]) for n in range(1, len(parts) + 1))
                 final[home, name] = next(new for new in longer if new not in used)
                 used.add(final[home, name])
     return final, sorted({statement for found in statements.values() for statement in found})
+
+
+def _hidden_uses(module: Module) -> Iterator[tuple[str, str]]:
+    """Yield what a module uses as `other.name` where some function of it has a `name` of its own."""
+    own = {name for node in ast.walk(module.tree) if isinstance(node, SCOPES) for name in _locals(node)}
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name) or node.attr not in own:
+            continue
+        if (home := module.modules.get(node.value.id)) is not None:
+            yield home, node.attr
 
 
 def _body(module: Module, final: dict[tuple[str, str], str]) -> str:
