@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -69,8 +69,6 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
-        start = self.initial_state(0).memory
-        self._memory_shapes = {layer: {n: t.shape[1:] for n, t in own.items()} for layer, own in start.items()}
 
     @property
     def chunk_size(self) -> int:
@@ -290,6 +288,13 @@ class Decoder(nn.Module):
                 f"the state is another model's: it holds a memory {unknown[0]!r} that this model lacks; "
                 "read with the model that wrote it, or pass state=None"
             )
+
+    @cached_property
+    def _memory_shapes(self) -> dict[str, dict[str, torch.Size]]:
+        """Return the shape of every memory of a row; asked when a state comes, since parameters may come late too."""
+        with torch.no_grad():
+            start = self.initial_state(0).memory
+        return {layer: {name: tensor.shape[1:] for name, tensor in own.items()} for layer, own in start.items()}
 
     def _blocks(self) -> list[Block]:
         """Return the blocks with their type."""

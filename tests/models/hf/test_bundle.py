@@ -22,6 +22,8 @@ FILES = {
         value = 7
         sum = 3  # the name of a builtin
 
+        def shift(x): return x + 1
+
         def scale(x: float, by: float = value) -> float:
             """Kept."""
             def value():  # another one, in here
@@ -63,6 +65,12 @@ FILES = {
                         math, three, total, late("c"), f"{seven} {scale(0.0)}", (lambda scale: scale)(5),
                         {scale: 1 for scale in "x"}, numbers.sum)
 
+        def local():
+            value_of = [value().scale()]
+            scale = scale_words(iter(value_of))
+            shift = numbers.shift(1)
+            return scale, shift
+
         def caught():
             try:
                 raise ValueError("caught")
@@ -70,7 +78,7 @@ FILES = {
                 return str(scale)
 
         def result():
-            return (*Result().all(), caught())
+            return (*Result().all(), caught(), local())
         """,
 }
 
@@ -115,6 +123,7 @@ def test_comments_and_docstrings_stay_and_names_change_where_they_collide_only(p
     assert "A docstring that is left out" not in text and "from pack" not in text
     assert "def scale_numbers(x: float, by: float = value_numbers)" in text
     assert "class value_words:\n    def scale(self)" in text
+    assert "\nseven = value_numbers\nscale_words = scale_low_words\nthree = sum_numbers\n" in text
     assert "class Result:\n    numbers: float = scale_numbers(2.0)" in text
     assert text.index("# pack/low/numbers.py") < text.index("# pack/top.py")
     assert bundle(["pack.top", "pack.low.words"], '"""Head."""') == text
@@ -124,6 +133,11 @@ REFUSED = {
     "a star": ("from pack.a import *", r"pack\.b imports everything of pack\.a"),
     "a whole module": ("import pack.a", r"pack\.b imports pack\.a as a whole"),
     "a module as a value": ("from pack import a\nx = [a]", r"uses the module a as a value in line 2"),
+    "a module inside": ("def f():\n    from pack import a", r"imports the module pack\.a inside a function"),
+    "a local of the new name": (
+        "x = 2\ndef f(x_b):\n    from pack.a import x\n    return x",
+        "has a local x_b in line 2",
+    ),
     "two imports of one name": ("from pack.a import x\nfrom math import sin as tau", "tau is from math import sin"),
     "what an __init__ defines": ("from pack import own", "pack itself defines own, and cannot be joined"),
     "what comes from elsewhere": ("from pack.a import tau", r"imports tau of pack\.a, which has it from elsewhere"),

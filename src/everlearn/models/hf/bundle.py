@@ -6,7 +6,6 @@ import ast
 import builtins
 import importlib.util
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,7 +25,8 @@ class Module:
         source: its text.
         tree: the parsed text.
         defined: names that its top level binds itself.
-        taken: local name -> (module, name) of this package.
+        taken: local name -> (module, name) of this package, imported at the top.
+        inside: the same for each import inside a function or block, by its line.
         modules: local name -> module of this package, used as `name.attribute`.
         foreign: local name -> the import statement that binds it.
     """
@@ -36,6 +36,7 @@ class Module:
     tree: ast.Module
     defined: list[str] = field(default_factory=list)
     taken: dict[str, tuple[str, str]] = field(default_factory=dict)
+    inside: dict[int, dict[str, tuple[str, str]]] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, str] = field(default_factory=dict)
 
@@ -67,8 +68,8 @@ def _collect(name: str, found: dict[str, Module]) -> None:
     if name in found:
         return
     module = _read(name)
-    needed = [home for home, _ in module.taken.values()] + list(module.modules.values())
-    for other in dict.fromkeys(needed):
+    taken = [*module.taken.values(), *(home for found in module.inside.values() for home in found.values())]
+    for other in dict.fromkeys([*(home for home, _ in taken), *module.modules.values()]):
         _collect(other, found)
     found[name] = module
 
@@ -93,20 +94,26 @@ def _read(name: str) -> Module:
     module, package = Module(name, source, ast.parse(source)), name.partition(".")[0]
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom) and _of(node.module, package):
+            top = node in module.tree.body
+            place = module.taken if top else module.inside.setdefault(node.lineno, {})
             for alias in node.names:
                 if alias.name == "*":
                     raise ValueError(f"{name} imports everything of {node.module}; name what it needs")
-                home, found = _home(str(node.module), alias.name)
-                if found is None:
-                    module.modules[alias.asname or alias.name] = home
+                local, (home, found) = alias.asname or alias.name, _home(str(node.module), alias.name)
+                if found is not None:
+                    place[local] = (home, found)
+                elif top:
+                    module.modules[local] = home
                 else:
-                    module.taken[alias.asname or alias.name] = (home, found)
+                    raise ValueError(f"{name} imports the module {home} inside a function; import its parts")
         elif isinstance(node, ast.Import) and any(_of(alias.name, package) for alias in node.names):
             raise ValueError(f"{name} imports {node.names[0].name} as a whole; import names from it instead")
-    for top in module.tree.body:
-        module.foreign |= dict(_foreign(top, package))
-        if not isinstance(top, ast.Import | ast.ImportFrom):
-            module.defined += [bound for bound in _bound([top], package) if bound not in module.taken]
+    # a name of its own for what is imported under another one
+    module.defined = [local for local, (_, found) in module.taken.items() if local != found]
+    for statement in module.tree.body:
+        module.foreign |= dict(_foreign(statement, package))
+        if not isinstance(statement, ast.Import | ast.ImportFrom):
+            module.defined += _bound([statement])
     return module
 
 
@@ -142,8 +149,8 @@ def _foreign(node: ast.stmt, package: str) -> Iterator[tuple[str, str]]:
             yield alias.asname or alias.name, text
 
 
-def _bound(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
-    """Yield the names that statements or targets bind in their own scope, but for what they import of the package."""
+def _bound(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """Yield the names that statements or targets bind in their own scope."""
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -151,10 +158,10 @@ def _bound(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.ExceptHandler) and node.name:
             yield node.name
-        elif isinstance(node, ast.stmt):
-            yield from (name for name, _ in _foreign(node, package))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
         if not isinstance(node, (*SCOPES, ast.ClassDef)):
-            yield from _bound(ast.iter_child_nodes(node), package)
+            yield from _bound(ast.iter_child_nodes(node))
 
 
 def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[str]]:
@@ -169,46 +176,67 @@ def _names(modules: Sequence[Module]) -> tuple[dict[tuple[str, str], str], list[
     for name, found in statements.items():
         if len(found) > 1 and not all(re.fullmatch(r"import [\w.]+", statement) for statement in found):
             raise ValueError(f"{name} is {' and '.join(sorted(found))} in two modules; use one of them in both")
-    final = {}
+    final: dict[tuple[str, str], str] = {}
+    hidden = {use for module in modules for use in _hidden_uses(module)}
+    used = {*owners, *statements, *vars(builtins)}
     for name, homes in owners.items():
         for home in homes:
-            alone = len(homes) == 1 and name not in statements and name not in vars(builtins)
-            parts = 1 if len({other.rpartition(".")[2] for other in homes}) == len(homes) else 2
-            final[home, name] = name if alone else "_".join([name, *home.split(".")[-parts:]])
-    if twice := sorted(name for name, count in Counter(final.values()).items() if count > 1):
-        raise ValueError(f"two modules of one name and folder name define {twice}; rename one of them")
-    taken = {(module.name, local): home for module in modules for local, home in module.taken.items()}
-    for place in taken:
-        source = place
-        while source in taken:  # a name may be taken from a module that has taken it itself
-            source = taken[source]
-        final[place] = final[source]
+            final[home, name] = name
+            if len(homes) > 1 or name in statements or name in vars(builtins) or (home, name) in hidden:
+                parts = home.split(".")
+                longer = ("_".join([name, *parts[-n:]]) for n in range(1, len(parts) + 1))
+                final[home, name] = next(new for new in longer if new not in used)
+                used.add(final[home, name])
     return final, sorted({statement for found in statements.values() for statement in found})
+
+
+def _hidden_uses(module: Module) -> Iterator[tuple[str, str]]:
+    """Yield what a module uses as `other.name` where some function of it has a `name` of its own."""
+    own = {name for node in ast.walk(module.tree) if isinstance(node, SCOPES) for name in _locals(node)}
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name) or node.attr not in own:
+            continue
+        if (home := module.modules.get(node.value.id)) is not None:
+            yield home, node.attr
 
 
 def _body(module: Module, final: dict[tuple[str, str], str]) -> str:
     """Return the source of a module without its docstring and imports, in final names."""
-    new = {name: final[module.name, name] for name in module.defined}
-    for local, home in module.taken.items():
-        if home not in final:
-            raise ValueError(
-                f"{module.name} imports {home[1]} of {home[0]}, which takes it from elsewhere; do so here too"
-            )
-        new[local] = final[home]
+    new = {local: _final(module, home, final) for local, home in module.taken.items()}
+    new |= {name: final[module.name, name] for name in module.defined}
+    _check_free(module, new)
     edits = dict(_references(module, module.tree.body, new, final, frozenset(), None))
-    package = module.name.partition(".")[0]
     first = module.tree.body[0]
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
         edits[_span(first)] = ""
     for node in ast.walk(module.tree):
         top = node in module.tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom) and top:
+        if isinstance(node, ast.ImportFrom) and (top or node.lineno in module.inside):
+            found = {local: module.taken[local] for local in _bound([node]) if local in module.taken} if top else {}
+            found = found or module.inside.get(node.lineno, {})
+            pairs = [(new[name] if top else name, _final(module, home, final)) for name, home in found.items()]
+            lines = [f"{name} = {value}" for name, value in pairs if name != value]
+            edits[_span(node)] = "; ".join(lines) if lines or top else "pass"
+        elif isinstance(node, ast.Import) and top:
             edits[_span(node)] = ""
-        elif isinstance(node, ast.ImportFrom) and _of(node.module, package):
-            edits[_span(node)] = "pass"
         elif isinstance(node, ast.FunctionDef | ast.ClassDef) and top and new[node.name] != node.name:
             edits |= _renamed(module, node, new[node.name])
     return re.sub(r"\n{4,}", "\n\n\n", _edited(module, edits)).strip("\n")
+
+
+def _final(module: Module, home: tuple[str, str], final: Mapping[tuple[str, str], str]) -> str:
+    """Return the final name of what a module imports."""
+    if home not in final:
+        raise ValueError(f"{module.name} imports {home[1]} of {home[0]}, which has it from elsewhere; do so too")
+    return final[home]
+
+
+def _check_free(module: Module, new: Mapping[str, str]) -> None:
+    """Refuse a final name that a function of the module gives to something of its own."""
+    changed = {final for name, final in new.items() if final != name}
+    for node in ast.walk(module.tree):
+        if isinstance(node, SCOPES) and (taken := sorted(changed & _locals(node))):
+            raise ValueError(f"{module.name} has a local {taken[0]} in line {node.lineno}; call it otherwise")
 
 
 def _renamed(module: Module, node: ast.FunctionDef | ast.ClassDef, name: str) -> dict[Span, str]:
@@ -243,17 +271,17 @@ def _references(
         of_class: names that the class around the nodes has bound so far, which functions in it do not see; None where
             there is no class directly around them.
     """
-    package, own = module.name.partition(".")[0], hidden | (of_class or frozenset())
+    own = hidden | (of_class or frozenset())
     for node in nodes:
         outer: list[ast.AST] = []
         parts, inner, names = ast.iter_child_nodes(node), hidden, of_class
         if isinstance(node, SCOPES):
             outer, parts = _parts(node)
-            inner, names = hidden | _locals(node, package), None
+            inner, names = hidden | _locals(node), None
         elif isinstance(node, ast.ClassDef):
             outer = [child for child in ast.iter_child_nodes(node) if child not in node.body]
             for i, statement in enumerate(node.body):
-                bound = frozenset(_bound(node.body[:i], package))
+                bound = frozenset(_bound(node.body[:i]))
                 yield from _references(module, [statement], new, final, hidden, bound)
             parts = iter(())
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -287,11 +315,11 @@ def _parts(node: ast.AST) -> tuple[list[ast.AST], Iterator[ast.AST]]:
     return [child for child in ast.iter_child_nodes(node) if child not in body], iter(body)
 
 
-def _locals(node: ast.AST, package: str) -> frozenset[str]:
+def _locals(node: ast.AST) -> frozenset[str]:
     """Return the names that a function or comprehension binds itself."""
     outer, parts = _parts(node)
     arguments = {inner.arg for part in outer for inner in ast.walk(part) if isinstance(inner, ast.arg)}
-    return frozenset(arguments | set(_bound(parts, package)))
+    return frozenset(arguments | set(_bound(parts)))
 
 
 def _edited(module: Module, edits: dict[Span, str]) -> str:
