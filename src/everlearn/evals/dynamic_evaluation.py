@@ -67,7 +67,7 @@ def _score(model: Decoder, weights: Weights, window: Tensor, state: ModelState |
         logits, carried = functional_call(model, own, (row[None, :-1], carried))
         return token_nll(logits, row[None, 1:])[0], carried
 
-    if model.config.window is not None:
+    if model.config.window is not None or model.config.mixer == "self_modifying":
         return _one_by_one(one, weights, window, state)
     # the fused kernels of attention have no batching rule
     with sdpa_kernel(SDPBackend.MATH):
@@ -77,7 +77,7 @@ def _score(model: Decoder, weights: Weights, window: Tensor, state: ModelState |
 def _one_by_one(
     one: Callable[..., tuple[Tensor, ModelState]], weights: Weights, window: Tensor, state: ModelState | None
 ) -> tuple[Tensor, ModelState]:
-    """Do what vmap does, a row at a time: where a window is cut depends on what the state holds, which vmap refuses."""
+    """Do what vmap does, a row at a time: where a window or a chunk ends goes by what the state holds, which vmap refuses."""
     rows = []
     for row in range(len(window)):
         own = {name: weight[row] for name, weight in weights.items()}

@@ -57,7 +57,8 @@ def step_level(
     """
     count = memory[f"{level.name}.tokens"].clamp_min(1)
     totals = {part: memory[f"{level.name}.{part}.grad"] for part in starts}
-    norms = torch.stack([torch.linalg.vector_norm(total, dim=(1, 2)) for total in totals.values()])
+    # laid out anew where need be: the order of a sum, and so its last bit, goes by the layout
+    norms = torch.stack([torch.linalg.vector_norm(total.flatten(1), dim=1) for total in totals.values()])
     each = 1 / count.to(norms.dtype) if reduce == "mean" else torch.ones_like(norms[0])
     norms = norms * each
     scales = clip_scale(norms, max_norm) * each
@@ -70,7 +71,7 @@ def step_level(
         # where eta multiplies the gradient and nothing else it takes the scale along, and the gradient is read once
         grad, eta = (total, level.eta * scale) if rule is gd else (total * scale, level.eta)
         weights, slots = rule(memory[name], grad, None, slots, eta=eta)
-        weights = torch.lerp(weights, start.expand_as(weights), level.anchor_decay) if level.anchor_decay else weights
+        weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
         if share is not None and reduce == "mean":
             weights = torch.lerp(memory[name], weights, share.to(weights.dtype).reshape(-1, 1, 1))
         memory[name] = choose(weights, memory[name])
