@@ -58,7 +58,7 @@ def unpack(store: FolderStore, path: Path) -> tuple[ModelState, dict[str, Any], 
     state = store.check(own, meta, str(path))
     entries = [_entry(said, parts.get(str(i), {}), path) for i, said in enumerate(meta.get(DOCUMENTS, []))]
     for entry in entries:
-        decompress_state(entry.packed, store.fresh)
+        _check(entry, store.fresh, path)
     return state, meta, entries
 
 
@@ -72,6 +72,18 @@ def take_in(store: FolderStore, user: str, state: ModelState, notes: dict[str, A
     for entry in entries:
         shelf.save(entry)
     store.save(user, state, notes)
+
+
+def _check(entry: Archived, fresh: ModelState, path: Path) -> None:
+    """Refuse an archived document, or its earlier version, that cannot be what this model was taught."""
+    for packed in (entry.packed, entry.before):
+        try:
+            if packed is not None:
+                decompress_state(packed, fresh)
+        except (ValueError, RuntimeError):
+            raise ValueError(
+                f"{path}: its archived document {entry.name!r} does not fit this model; take it in where it was written"
+            ) from None
 
 
 def _entry(said: Any, tensors: Tensors, path: Path) -> Archived:
