@@ -77,7 +77,7 @@ def _score(model: Decoder, weights: Weights, window: Tensor, state: ModelState |
 def _one_by_one(
     one: Callable[..., tuple[Tensor, ModelState]], weights: Weights, window: Tensor, state: ModelState | None
 ) -> tuple[Tensor, ModelState]:
-    """Do what vmap does, a row at a time: where a window or a chunk ends goes by what the state holds, which vmap refuses."""
+    """Do what vmap does, a row at a time: where a window or a chunk ends goes by the state, which vmap refuses."""
     rows = []
     for row in range(len(window)):
         own = {name: weight[row] for name, weight in weights.items()}
