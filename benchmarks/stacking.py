@@ -26,9 +26,10 @@ from rows import ROOT, SEEDS, Row, row
 from stacking_facts import CHANGING, FACT_WAYS, LONG_FACT_WAYS, changing, facts
 from stacking_state import compression, cost, identity
 from stacking_texts import OTHER, READ, READ_TOKENS, STREAM, STREAM_TOKENS, load
-from stacking_ways import FACTORS, RECIPES, WINDOW, Base
+from stacking_ways import FACTORS, RECIPES, WINDOW, Base, stack
 
 from everlearn.evals.reading_stream import by_position, controls, late, run_stream
+from everlearn.evals.stacked_way import StackedWay
 from everlearn.evals.tokens import Tokens
 from everlearn.evals.ways import Frozen, Way
 from everlearn.memory.files import atomic_write
@@ -74,7 +75,7 @@ def main() -> None:
     names = [options.model] if options.model else [stand_in_folder(options.data, seed) for seed in seeds]
     rates = Rates(options.model or stand_in_folder(options.data, SEEDS[0]), options.data)
     runs = [measure(name, options.data, rates) for name in names]
-    write(stacking_tables.all_tables(rates.all(), runs), runs, in_page=options.model is None)
+    write(stacking_tables.all_tables(rates.all(), rates.all_starts(), runs), runs, in_page=options.model is None)
 
 
 def write(texts: dict[str, str], runs: list[Row], *, in_page: bool) -> None:
@@ -119,6 +120,7 @@ class Rates:
     def __init__(self, name: str, data: Path) -> None:
         self.name, self.base = name, Lazy(lambda: open_base(name, data, self))
         self.tables: dict[str, Row] = {}
+        self.starts: dict[str, Row] = {}
 
     def __getitem__(self, key: str) -> float:
         """Return the rate of a way; 0 for one that has none."""
@@ -134,24 +136,31 @@ class Rates:
         own = [key for key, recipe in RECIPES.items() if recipe.center is not None and not recipe.like]
         return {key: self.tables[key] for key in own if self[key]}
 
+    def all_starts(self) -> dict[str, Row]:
+        """Return the trials of the training of every start."""
+        return {kind: self.starts[kind] for kind in stacking_meta.PERIODS if self.of_start(kind)}
+
     def of_start(self, kind: str) -> float:
         """Return the rate with which a start of a kind is trained."""
-        return row(f"stacking-{label(self.name)}-tune-start-{kind}", lambda: tune_start(self, kind))["lr"]
+        if kind not in self.starts:
+            name = f"stacking-{label(self.name)}-tune-start-{kind}"
+            self.starts[kind] = row(name, lambda: tune_start(self, kind))
+        return self.starts[kind]["lr"]
 
 
 def tune_start(rates: Rates, kind: str) -> Row:
     """Train a start at every rate; the best reads validation pages best, at the rate of levels without a start."""
     base, trials = rates.base(), []
     documents = [base.texts.take("tune", domain, READ_TOKENS) for domain in TUNE]
+    frozen = [whole(Frozen(base.model, WINDOW), document) for document in documents]
     for lr in stacking_meta.RATES:
-        bits = []
-        for document in documents:
-            way = RECIPES["mlp"].make(base, rates["mlp"])
-            way.model.set_starts(base.starts(kind, lr))
-            bits.append(whole(way, document))
-        trials.append({"lr": lr, "bits": bits, "score": statistics.fmean(map(math.log, bits))})
-        print(f"  start {kind} {lr:.3g}: {bits}", flush=True)
-    return {"lr": min(trials, key=lambda trial: trial["score"])["lr"], "trials": trials}
+        model = stack(base, rates["mlp"], "mlp")
+        model.set_starts(base.starts(kind, lr))
+        bits = [whole(StackedWay(model, WINDOW), document) for document in documents]
+        ratio = statistics.fmean(math.log(b / f) for b, f in zip(bits, frozen, strict=True))
+        trials.append({"lr": lr, "bits": bits, "log_ratio": ratio})
+        print(f"  start {kind} {lr:.3g}: {100 * math.expm1(ratio):+.1f} %", flush=True)
+    return {"lr": min(trials, key=lambda trial: trial["log_ratio"])["lr"], "trials": trials, "frozen": frozen}
 
 
 def tune(base: Base, key: str) -> Row:

@@ -90,8 +90,9 @@ class Pretrained(nn.Module):
         count = last[:, -1] if ids.shape[1] else state.segment_len
         new = last.masked_fill(~real, 0)
         slots = torch.cat([context["slots"], new], 1) if context else new
-        logits = torch.zeros(*ids.shape, self.vocab_size, device=ids.device)
-        if ids.shape[1]:
+        if not ids.shape[1]:
+            logits = torch.zeros(*ids.shape, self.vocab_size, device=ids.device)
+        else:
             plain = mask is None and not context and ids.shape[1] <= self.sight.shortest
             logits = self.base(
                 input_ids=ids,
