@@ -27,7 +27,8 @@ def test_the_parts_of_a_write_are_those_of_the_model_itself():
     assert found.bits == pytest.approx(float(nll) / 5 / math.log(2), abs=1e-12)
     assert found.levels == pytest.approx(0.25 * found.surprise, rel=1e-9) and found.surprise > 0
     # the gradient is that of the text behind what was read before, of which the last token is the first input
-    _, behind = model(before[None, :-1])
+    with torch.no_grad():
+        _, behind = model(before[None, :-1])
     logits, _ = model(TEXT[None, 2:-1], behind)
     weights = [w for block in model.blocks for w in block.mlp.parameters()]
     grads = torch.autograd.grad(F.cross_entropy(logits[0], text), weights)

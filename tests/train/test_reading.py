@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from everlearn.learn.chunk import learn_chunk
+from everlearn.learn.chunk import NotFiniteError, learn_chunk
 from everlearn.learn.stream import read
 from everlearn.levels import Level
 from everlearn.train.reading import attached, backward_while_reading
@@ -89,3 +89,23 @@ def test_a_state_goes_on_and_attaching_changes_no_bit():
 def test_a_text_without_a_target_is_refused():
     with pytest.raises(ValueError, match=r"ids have shape \(2, 1\); a training step needs \[B, T\]"):
         backward_while_reading(byte_model(), IDS[:, :1])
+
+
+def test_a_parameter_whose_gradient_is_not_finite_is_refused():
+    """Its loss is finite and the levels' gradients are; the root of zero has an endless slope."""
+
+    class Rooted:
+        def __init__(self, model, root):
+            self.model, self.root, self.memories = model, root, model.memories
+
+        def __call__(self, ids, state, mask):
+            logits, state = self.model(ids, state, mask)
+            return logits + self.root.sqrt(), state
+
+    root = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    model = Rooted(byte_model(), root)
+    start = model.model.initial_state(2).detach()
+    with pytest.raises(NotFiniteError):
+        learn_chunk(model, IDS[:, : CHUNK + 1], start, also=[root])
+    report, _ = learn_chunk(model, IDS[:, : CHUNK + 1], start)
+    assert report.also == () and report.nll.isfinite().all()
