@@ -161,7 +161,8 @@ def test_a_peer_is_timed_beside_our_mixers(monkeypatch):
 
 def test_the_report_has_every_preset_and_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("everlearn.evals.speed.report.installed", lambda: False)
-    monkeypatch.setattr("everlearn.evals.speed.report.peak_bytes", lambda name, sizes, step, device: 1000)
+    held = {BASELINE: 1_000_000}
+    monkeypatch.setattr("everlearn.evals.speed.report.peak_bytes", lambda name, *what: held.get(name, 2_500_000))
     said = []
     report = measure(list(PRESETS), TINY, CPU, rounds=1, on_part=said.append)
     text = markdown(report)
@@ -174,6 +175,7 @@ def test_the_report_has_every_preset_and_says_what_is_missing(monkeypatch):
     hope = next(line for line in text.splitlines() if line.startswith("| hope_attention |")).split(" | ")
     assert len(heads) == len(base) == len(hope)
     assert base[heads.index("forward + backward")] == "1.00 (1.00-1.00)" and base[heads.index("reads and learns")] == ""
+    assert hope[heads.index("peak memory")] == "2.50 (2 MB)" and base[heads.index("peak memory")] == "1.00 (1 MB)"
     assert all(hope), "a preset with levels has every column"
     assert report.growth["hope_attention"] == pytest.approx(
         report.seconds["decode 128, learning"]["hope_attention"][0]
