@@ -62,8 +62,10 @@ def run(options: Options) -> int:
     out.say(new)
     chosen = None if route is None else {"choice": route.choice, "margin": route.margin, "losses": route.losses}
     out.finish({"prompt": prompt, "text": new, "user": options.user, "route": chosen})
+    alone = options.base is not None and not options.state.is_dir()
+    own = {"base": options.base} if alone else {"state": options.state}
     whose = {} if options.user is None else {"user": options.user}
-    _say(f"next: {command('score', 'FILE', state=options.state, **whose)}")
+    _say(f"next: {command('score', 'FILE', **own, **whose)}")
     return 0
 
 
