@@ -22,7 +22,8 @@ def check_merged(model: nn.Module, matrices: Sequence[Matrix]) -> None:
     for matrix in matrices:
         if not can_merge(module := model.get_submodule(matrix.name)):
             raise ValueError(
-                f"merged=True needs plain matrices, but {matrix.name!r} is a {type(module).__name__}; leave merged=None"
+                f"merged=True needs plain matrices without hooks, but {matrix.name!r} is a {type(module).__name__}, "
+                "which is quantised or does more when it is called; leave merged=None"
             )
 
 

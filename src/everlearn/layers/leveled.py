@@ -210,6 +210,21 @@ class LeveledMemory(nn.Module, ABC):
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
 
+    def discard(self, state: LayerState, event: str) -> LayerState:
+        """Drop what has been collected for a step at an event, so that declaring it teaches nothing; clocks go to 0.
+
+        Args:
+            state: what the streams have taught.
+            event: such as "document".
+        """
+        self._check(state)
+        memory = dict(state.memory)
+        for level in self._stepping:
+            if event in (level.update_period, level.finish):
+                for name in (*(f"{part}.grad" for part in self._parts(level.name)), "tokens"):
+                    memory[f"{level.name}.{name}"] = torch.zeros_like(memory[f"{level.name}.{name}"])
+        return replace(state, memory=memory)
+
     def starts(self, levels: Sequence[str]) -> Tensors:
         """Return the parameters that hold the learned start of some levels: "level.part" -> [out, in].
 
