@@ -178,9 +178,7 @@ def test_forgetting_the_open_document_teaches_nothing_of_it(period):
     learner = with_slots(byte_model(levels=[level]))
     before = learner.state("ada").memory
     learner.read(TEXT[: 2 * CHUNK + 2], "ada", name="secret", end="open")
-    collected = {
-        name for name, own in learner.state("ada").memory.items() if "fast.tokens" in own and own["fast.tokens"]
-    }
+    collected = {name for name, own in learner.state("ada").memory.items() if own.get("fast.tokens")}
     assert collected and learner.forget_document("ada", "secret")
     for name in collected:
         equal(learner.state("ada").memory[name], before[name])
