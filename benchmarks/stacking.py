@@ -18,16 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import stacking_figures
+import stacking_meta
 import stacking_tables
 import tables
 import torch
 from rows import ROOT, SEEDS, Row, row
-from stacking_facts import CHANGING, FACT_WAYS, changing, facts
+from stacking_facts import CHANGING, FACT_WAYS, LONG_FACT_WAYS, changing, facts
 from stacking_state import compression, cost, identity
 from stacking_texts import OTHER, READ, READ_TOKENS, STREAM, STREAM_TOKENS, load
-from stacking_ways import FACTORS, RECIPES, WINDOW, Base
+from stacking_ways import FACTORS, RECIPES, WINDOW, Base, stack
 
 from everlearn.evals.reading_stream import by_position, controls, late, run_stream
+from everlearn.evals.stacked_way import StackedWay
 from everlearn.evals.tokens import Tokens
 from everlearn.evals.ways import Frozen, Way
 from everlearn.memory.files import atomic_write
@@ -38,7 +40,9 @@ BUCKETS = ((0, 512), (512, 1024), (1024, 2048), (2048, 4096), (4096, READ_TOKENS
 TUNE = ("austen", "darwin", "shakespeare")
 HELDOUT = ("austen", "darwin", "shakespeare", "python", "war", "doyle")
 PAGE = ROOT / "RESULTS.md"
-READERS = ("frozen", "carried", "longer", "mlp", "all", "lora", "last_down", "mlp_again", "mlp_32")
+READERS = ("frozen", "carried", "longer", "mlp", "all", "lora", "last_down", "mlp_again", "mlp_32", "all_32")
+# what is learned about learning, and what is learned: a start for reading, with its control
+STARTED = ("mlp_meta", "mlp_more", "carried_meta", "carried_more")
 CONTROLLED = ("mlp", "last_down", "all", "lora")
 # way -> factors on its rate: 1, and the controls that answer "would a smaller rate have done the same?"
 STREAMED = {
@@ -71,7 +75,7 @@ def main() -> None:
     names = [options.model] if options.model else [stand_in_folder(options.data, seed) for seed in seeds]
     rates = Rates(options.model or stand_in_folder(options.data, SEEDS[0]), options.data)
     runs = [measure(name, options.data, rates) for name in names]
-    write(stacking_tables.all_tables(rates.all(), runs), runs, in_page=options.model is None)
+    write(stacking_tables.all_tables(rates.all(), rates.all_starts(), runs), runs, in_page=options.model is None)
 
 
 def write(texts: dict[str, str], runs: list[Row], *, in_page: bool) -> None:
@@ -95,13 +99,14 @@ def stand_in_folder(data: Path, seed: int) -> str:
     return str(folder)
 
 
-def open_base(name: str, data: Path) -> Base:
+def open_base(name: str, data: Path, rates: Rates) -> Base:
     """Load a model and the texts in its tokens."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)
     model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
-    return Base(model, tokenizer, load(data, tokenizer))
+    starts = stacking_meta.Trainer(model, tokenizer, label(name), data, lambda: rates["mlp"], rates.of_start)
+    return Base(model, tokenizer, load(data, tokenizer), starts)
 
 
 def label(name: str) -> str:
@@ -113,8 +118,9 @@ class Rates:
     """The rate of every way, chosen on validation pages of one base when it is first asked for."""
 
     def __init__(self, name: str, data: Path) -> None:
-        self.name, self.base = name, Lazy(lambda: open_base(name, data))
+        self.name, self.base = name, Lazy(lambda: open_base(name, data, self))
         self.tables: dict[str, Row] = {}
+        self.starts: dict[str, Row] = {}
 
     def __getitem__(self, key: str) -> float:
         """Return the rate of a way; 0 for one that has none."""
@@ -129,6 +135,32 @@ class Rates:
         """Return the trials of every way that has a rate of its own."""
         own = [key for key, recipe in RECIPES.items() if recipe.center is not None and not recipe.like]
         return {key: self.tables[key] for key in own if self[key]}
+
+    def all_starts(self) -> dict[str, Row]:
+        """Return the trials of every kind of start."""
+        return {kind: self.starts[kind] for kind in stacking_meta.PERIODS if self.of_start(kind)}
+
+    def of_start(self, kind: str) -> float:
+        """Return the rate with which a start of a kind is trained."""
+        if kind not in self.starts:
+            name = f"stacking-{label(self.name)}-tune-start-{kind}"
+            self.starts[kind] = row(name, lambda: tune_start(self, kind))
+        return self.starts[kind]["lr"]
+
+
+def tune_start(rates: Rates, kind: str) -> Row:
+    """Train a start at every rate; the best reads validation pages best, at the rate of levels without a start."""
+    base, trials = rates.base(), []
+    documents = [base.texts.take("tune", domain, READ_TOKENS) for domain in TUNE]
+    frozen = [whole(Frozen(base.model, WINDOW), document) for document in documents]
+    for lr in stacking_meta.RATES:
+        model = stack(base, rates["mlp"], "mlp")
+        model.set_starts(base.starts(kind, lr))
+        bits = [whole(StackedWay(model, WINDOW), document) for document in documents]
+        ratio = statistics.fmean(math.log(b / f) for b, f in zip(bits, frozen, strict=True))
+        trials.append({"lr": lr, "bits": bits, "log_ratio": ratio})
+        print(f"  start {kind} {lr:.3g}: {100 * math.expm1(ratio):+.1f} %", flush=True)
+    return {"lr": min(trials, key=lambda trial: trial["log_ratio"])["lr"], "trials": trials, "frozen": frozen}
 
 
 def tune(base: Base, key: str) -> Row:
@@ -154,13 +186,14 @@ def whole(way: Way, document: Tokens) -> float:
 
 def measure(name: str, data: Path, rates: Rates) -> Row:
     """Return every row of one base."""
-    base, run = Lazy(lambda: open_base(name, data)), f"stacking-{label(name)}"
+    base, run = Lazy(lambda: open_base(name, data, rates)), f"stacking-{label(name)}"
 
     def make(key: str, factor: float = 1.0) -> Callable[[], Way]:
         return lambda: RECIPES[key].make(base(), rates[key] * factor)
 
     rows: Row = {"name": name, "texts": row(f"{run}-texts", lambda: {"pieces": base().texts.manifest()})}
-    rows["read"] = {k: row(f"{run}-read-{k}", lambda k=k: read_documents(base(), make(k))) for k in READERS}
+    readers = (*READERS, *STARTED)
+    rows["read"] = {k: row(f"{run}-read-{k}", lambda k=k: read_documents(base(), make(k))) for k in readers}
     rows["stream"] = {
         f"{k} x{f:g}": row(f"{run}-stream-{k}-{f:g}", lambda k=k, f=f: stream(base(), make(k, f)()))
         for k, factors in STREAMED.items()
@@ -172,6 +205,10 @@ def measure(name: str, data: Path, rates: Rates) -> Row:
     rows["control"] = {k: row(f"{run}-control-{k}", lambda k=k: control(base(), make(k))) for k in CONTROLLED}
     rows["facts"] = {
         f"{k} x{n}": row(f"{run}-facts-{k}-{n}", lambda k=k, n=n: facts(base(), make(k), n)) for k, n in FACT_WAYS
+    }
+    rows["facts_long"] = {
+        f"{k} x{n}": row(f"{run}-facts_long-{k}-{n}", lambda k=k, n=n: facts(base(), make(k), n, "facts_long"))
+        for k, n in LONG_FACT_WAYS
     }
     rows["changing"] = {k: row(f"{run}-changing-{k}", lambda k=k: changing(base(), make(k))) for k in CHANGING}
     return rows

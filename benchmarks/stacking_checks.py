@@ -114,9 +114,11 @@ def against_baselines(run: Row) -> tuple[bool, str]:
 
 
 def short_chunks(run: Row) -> tuple[bool, str]:
-    """Require chunk 32 to reach dynamic evaluation at chunk 128."""
-    values = {domain: bits(run, "mlp_32", domain) - bits(run, "all", domain) for domain in PROSE}
-    return max(values.values()) <= 0.005, shown(values)
+    """Require chunk 32 to reach dynamic evaluation at chunk 128; say how it stands at its own chunk size too."""
+    values, like = (
+        {domain: bits(run, "mlp_32", domain) - bits(run, way, domain) for domain in PROSE} for way in ("all", "all_32")
+    )
+    return max(values.values()) <= 0.005, f"{shown(values)}; against all weights at chunk 32: {shown(like)}"
 
 
 def on_stream(run: Row, key: str) -> dict[str, float]:
@@ -157,9 +159,9 @@ def archive_more(run: Row) -> tuple[bool, str]:
     return min(values.values()) >= 0, f"kept beyond it: {shown(values)}"
 
 
-def of_facts(run: Row) -> dict[str, float]:
+def of_facts(run: Row, part: str = "facts", way: str = "slots x1") -> dict[str, float]:
     """Return what slots did with facts from one exposure."""
-    row = run["facts"]["slots x1"]
+    row = run[part][way]
     cost = {f"cost {domain}": statistics.fmean(values) for domain, values in row["cost"].items()}
     return {"rank": statistics.fmean(row["rank"]), "first": statistics.fmean(row["first"]), **cost}
 
@@ -168,6 +170,13 @@ def slots(run: Row) -> tuple[bool, str]:
     """Require facts from one exposure."""
     v = of_facts(run)
     return v["rank"] <= 3.5 and v["first"] >= 11 and v["cost doyle"] <= 0.03, shown(v, 2)
+
+
+def long_facts(run: Row) -> tuple[bool, str]:
+    """Require slots with room for every token to find facts in a long document; show the bounded ones beside them."""
+    v = of_facts(run, "facts_long", "slots_room x1")
+    bounded = shown(of_facts(run, "facts_long"), 2)
+    return v["rank"] <= 2 and v["cost darwin"] <= 0.03, f"{shown(v, 2)}; with 4,096 slots: {bounded}"
 
 
 def compression(share: float) -> Callable[[Row], tuple[bool, str]]:
@@ -226,7 +235,7 @@ REQUIREMENTS = (
     Requirement(
         "M4 ambitious",
         "chunk 32 within .005 of all weights at chunk 128, 4 of 4",
-        (*READ, ("read", "mlp_32"), ("read", "all")),
+        (*READ, ("read", "mlp_32"), ("read", "all"), ("read", "all_32")),
         short_chunks,
     ),
     Requirement(
@@ -251,9 +260,9 @@ REQUIREMENTS = (
     Requirement("M7 must", "slots: rank <= 3.5, first >= 11 of 20, cost <= .03", (("facts", "slots x1"),), slots),
     Requirement(
         "M7 ambitious",
-        "rank <= 2, cost on Darwin <= .03 (of 4k tokens here, 16k were asked for)",
-        (("facts", "slots x1"),),
-        lambda run: (of_facts(run)["rank"] <= 2 and of_facts(run)["cost darwin"] <= 0.03, shown(of_facts(run), 2)),
+        "16k tokens: rank <= 2, cost on Darwin <= .03",
+        (("facts_long", "slots x1"), ("facts_long", "slots_room x1")),
+        long_facts,
     ),
     Requirement("M8 must", "rank 8 in int8 keeps >= 93 % of the gain", COMPRESS, compression(0.93)),
     Requirement("M8 ambitious", ">= 98 % for both", COMPRESS, compression(0.98)),

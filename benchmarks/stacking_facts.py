@@ -1,4 +1,4 @@
-"""Facts in the stacking benchmark: read once or three times, and read as one thing and later as another."""
+"""Facts in the stacking benchmark: in a short or a long document, and first as one thing and later as another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from stacking_texts import FACT_TOKENS, STREAM_TOKENS
+from stacking_texts import FACT_TOKENS, LONG_FACT_TOKENS, STREAM_TOKENS
 from stacking_ways import Base
 from torch import Tensor
 
@@ -29,16 +29,20 @@ PLACEMENTS = 3
 PROMPT_TOKENS = 64
 # way, and how often each fact stands in the document
 FACT_WAYS = (("frozen", 1), ("slots", 1), ("mlp", 1), ("mlp", 3), ("last_down", 1), ("all", 1), ("all", 3), ("lora", 1))
+# the same in a document four times as long, where slots keep a quarter of the tokens, or have room for every one
+LONG_FACT_WAYS = (*FACT_WAYS[:2], ("slots_room", 1), *FACT_WAYS[2:])
+# role of the pages -> tokens of a document; a long one is made of two pages
+LENGTHS = {"facts": FACT_TOKENS, "facts_long": LONG_FACT_TOKENS}
 CHANGING = ("frozen", "slots", "mlp", "last_down", "all", "lora")
 Row = dict[str, Any]
 
 
-def facts(base: Base, make: Callable[[], Way], times: int) -> Row:
-    """Read 20 facts in three placements and ask for each with the document out of sight."""
+def facts(base: Base, make: Callable[[], Way], times: int, role: str = "facts") -> Row:
+    """Read 20 facts in three placements and ask for each with the document out of sight; `role` is one of LENGTHS."""
     found: Row = {"rank": [], "first": [], "nats": [], "cost": {"doyle": [], "darwin": []}}
     for placement in range(PLACEMENTS):
         known, way = invent(seed=placement), make()
-        prose = passage(base, placement, FACT_TOKENS)
+        prose = passage(base, placement, role)
         before = {domain: held(base, way, domain) for domain in found["cost"]}
         way.read(encode(base.tokenizer, hide(known, prose, times=times, seed=placement)))
         scores = ask(base, way, known)
@@ -57,7 +61,7 @@ def changing(base: Base, make: Callable[[], Way]) -> Row:
     for placement in range(PLACEMENTS):
         old, way = invent(seed=placement), make()
         new = renamed(old)
-        prose = passage(base, placement, FACT_TOKENS)
+        prose = passage(base, placement, "facts")
         half = prose.index(". ", len(prose) // 2) + 2
         text = hide(old, prose[:half], seed=placement) + hide(new, prose[half:], seed=placement + 1)
         way.read(encode(base.tokenizer, text))
@@ -70,9 +74,11 @@ def changing(base: Base, make: Callable[[], Way]) -> Row:
     return found | {"mean": statistics.fmean(found["newer_first"])}
 
 
-def passage(base: Base, index: int, count: int) -> str:
-    """Return a passage of fiction of about so many tokens."""
-    ids = base.texts.take("facts", "doyle", count, index).ids
+def passage(base: Base, placement: int, role: str) -> str:
+    """Return a passage of fiction of the length that the role has, from pages that no other placement uses."""
+    pages = base.texts.pieces["doyle"][role]
+    own = pages[placement * len(pages) // PLACEMENTS : (placement + 1) * len(pages) // PLACEMENTS]
+    ids = tokens(base.tokenizer, "".join(page.text for page in own)).first(LENGTHS[role]).ids
     return base.tokenizer.decode(ids)
 
 

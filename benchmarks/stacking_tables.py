@@ -22,16 +22,17 @@ NAMES = {
 }
 
 
-def all_tables(rates: dict[str, Row], runs: list[Row]) -> dict[str, str]:
+def all_tables(rates: dict[str, Row], starts: dict[str, Row], runs: list[Row]) -> dict[str, str]:
     """Return every table by the name of its marks in RESULTS.md."""
     return {
         "stacking-about": about(runs),
         "stacking-reading": reading(runs),
         "stacking-control": control(runs),
         "stacking-stream": stream(runs),
-        "stacking-facts": facts(runs),
+        "stacking-facts": facts(runs, "facts"),
+        "stacking-facts-long": facts(runs, "facts_long"),
         "stacking-changing": changing(runs),
-        "stacking-rates": tuning(rates),
+        "stacking-rates": tuning(rates, starts),
         "stacking-cost": cost(runs),
         "stacking-required": required(runs),
     }
@@ -120,11 +121,11 @@ def stream(runs: list[Row]) -> str:
     return table(heads, lines)
 
 
-def facts(runs: list[Row]) -> str:
+def facts(runs: list[Row], part: str) -> str:
     """Rank of the right name among 20, and what it cost elsewhere."""
     lines = []
-    for key in runs[0]["facts"]:
-        rows = [run["facts"][key] for run in runs]
+    for key in runs[0][part]:
+        rows = [run[part][key] for run in runs]
         way, _, times = key.partition(" x")
         lines.append(
             [
@@ -163,12 +164,14 @@ def cost(runs: list[Row]) -> str:
     return table(["one reader, one thread", "x reading"], lines)
 
 
-def tuning(rates: dict[str, Row]) -> str:
-    """The grid of every way, on validation pages."""
+def tuning(rates: dict[str, Row], starts: dict[str, Row]) -> str:
+    """The grid of every way, and of the training of every start, on validation pages."""
     lines = []
-    for way, row in rates.items():
-        tried = ", ".join(f"{t['eta']:.3g}: {100 * math.expm1(t['log_ratio']):+.1f}" for t in row["trials"])
-        lines.append([RECIPES[way].name, f"{row['eta']:.3g}", tried])
+    named = [(RECIPES[way].name, "eta", row) for way, row in rates.items()]
+    named += [(f"{RECIPES[f'mlp_{kind}'].name}: its training", "lr", row) for kind, row in starts.items()]
+    for name, rate, row in named:
+        tried = ", ".join(f"{t[rate]:.3g}: {100 * math.expm1(t['log_ratio']):+.1f}" for t in row["trials"])
+        lines.append([name, f"{row[rate]:.3g}", tried])
     return table(["way", "chosen", "rate: change in bits per byte on validation pages, %"], lines)
 
 

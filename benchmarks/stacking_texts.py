@@ -15,12 +15,13 @@ from everlearn.recipes.stand_in import load_book, split
 READ_TOKENS = 6_145  # 48 chunks of 128 targets
 STREAM_TOKENS = 4_097
 FACT_TOKENS = 3_700  # and some 400 more for the facts
+LONG_FACT_TOKENS = 15_980
 SHAKESPEARE = "../tinyshakespeare/input.txt.gz"
 # domain -> role -> pieces. "austen" is fiction to choose settings on and to begin and end the stream with, "doyle" is
 # fiction for results, "war" the held-out end of a book that the stand-in was trained on
 ROLES = {
     "austen": {"tune": 1, "heldout": 1, "stream": 2},
-    "doyle": {"heldout": 1, "read": 2, "facts": 3},
+    "doyle": {"heldout": 1, "read": 2, "facts": 3, "facts_long": 6},
     "darwin": {"tune": 1, "heldout": 1, "read": 2, "stream": 1},
     "shakespeare": {"tune": 1, "heldout": 1, "read": 2, "stream": 1},
     "python": {"heldout": 1, "read": 2, "stream": 1},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from stacking_meta import Trainer
 from stacking_texts import Texts
 from torch import Tensor
 
@@ -27,6 +28,7 @@ WINDOW = Window(256, 128)
 SIGHT = 256
 # chosen by benchmarks/tune_slots.py
 SLOTS = {"gate": 0.8, "weight": 0.2}
+LONG_SLOTS = 16_896
 FACTORS = (1 / 9, 1 / 3, 1.0, 3.0, 9.0)
 FISHER_TOKENS = 4_097
 MLP = ("gate_proj.weight", "up_proj.weight", "down_proj.weight")
@@ -56,6 +58,7 @@ class Base:
     model: Any
     tokenizer: Any
     texts: Texts
+    starts: Trainer
 
 
 def frozen(base: Base, eta: float, window: Window = WINDOW) -> Way:
@@ -95,11 +98,13 @@ def stacked(
     anchor_decay: float = 0.0,
     mean: bool = False,
     learn: bool = True,
+    start: str | None = None,
 ) -> Way:
     """Return levels stacked on the model: one fast level, or one that restarts from its own running mean."""
-    return StackedWay(
-        stack(base, eta, weights, chunk_size=chunk_size, anchor_decay=anchor_decay, mean=mean), WINDOW, learn=learn
-    )
+    model = stack(base, eta, weights, chunk_size=chunk_size, anchor_decay=anchor_decay, mean=mean)
+    if start is not None:
+        model.set_starts(base.starts(start))
+    return StackedWay(model, WINDOW, learn=learn)
 
 
 def archived(base: Base, eta: float, weights: str) -> Way:
@@ -124,7 +129,7 @@ def stack(
     )
 
 
-def with_slots(base: Base, eta: float) -> Way:
+def with_slots(base: Base, eta: float, capacity: int = 4096) -> Way:
     """Return the frozen model with slots, keyed by what the last MLP reads."""
     family = find_family(base.model)
     mlp = blocks_of(base.model, family)[-1].get_submodule(family.mlp)
@@ -138,7 +143,9 @@ def with_slots(base: Base, eta: float) -> Way:
         finally:
             hook.remove()
 
-    return SlotsWay(keyed, SlotMemory(**SLOTS), base.model.config.get_text_config().hidden_size, WINDOW)
+    return SlotsWay(
+        keyed, SlotMemory(capacity=capacity, **SLOTS), base.model.config.get_text_config().hidden_size, WINDOW
+    )
 
 
 RECIPES: dict[str, Recipe] = {
@@ -169,6 +176,11 @@ RECIPES: dict[str, Recipe] = {
         "last down-projection, archive and route", partial(archived, weights="last_down"), like="last_down"
     ),
     "slots": Recipe("frozen, with slots", with_slots),
+    "slots_room": Recipe("frozen, with slots for every token", partial(with_slots, capacity=LONG_SLOTS)),
     "carried": Recipe("frozen, carried keys and values", partial(stacked, weights="last_down", learn=False)),
+    "mlp_meta": Recipe("all MLPs, meta-learned start", partial(stacked, weights="mlp", start="meta"), 0.9),
+    "mlp_more": Recipe("all MLPs, start trained further", partial(stacked, weights="mlp", start="more"), 0.9),
+    "carried_meta": Recipe("meta-learned start alone", partial(stacked, weights="mlp", start="meta", learn=False)),
+    "carried_more": Recipe("start trained further alone", partial(stacked, weights="mlp", start="more", learn=False)),
     "mlp_again": Recipe("all MLPs, context computed again", partial(only, endings=MLP), like="mlp"),
 }

@@ -19,17 +19,21 @@ ALLOWED = {
     "evals/lora.py::add_low_rank": "a baseline trains a copy of its own",
     "evals/ways.py": "baselines train copies of their own",
     "memory/class_statistics.py::ClassStatistics.plus": "sums that were just made",
-    "convert/deltas.py::StackedDeltas.set_starts": "a stacked model that was just built takes its adapter's starts",
+    "recipes/meta_start.py::meta_start": "training of a start; the pretrained weights are not touched",
+    "convert/deltas.py::StackedDeltas.set_starts": "a stacked model takes its adapter's starts, or learned ones",
     "convert/distil.py::_step": "training of a hybrid, which is a copy",
-    "convert/mixer.py::copy_projections": "a memory that was just built starts from the projections of attention",
+    "convert/starts.py::copy_projections": "a memory that was just built starts from the projections of attention",
+    "convert/starts.py::copy_units": "a memory that was just built starts from the units of an MLP",
     "convert/replacement.py::load_replaced": "a model that was just built",
     "convert/mount.py::Mount.remove": "unstack(state), with which the owner of a model merges what one row has learned",
     "models/checkpoint.py::load_model": "a model that was just built",
+    "models/hf/modeling.py::HopePreTrainedModel.from_pretrained": "a model that was just built moves in memory",
     "models/decoder.py::Decoder.with_levels": "a model that was just built shares the parameters as they are",
 }
 # it asks for a gradient and changes no value
 LEAVES = {"requires_grad_"}
 IN_PLACE = re.compile(r"[a-z]\w*[a-z0-9]_")
+MAKES = {"Parameter", "register_buffer"}
 LOADS = {"load_state_dict", "vector_to_parameters", "swap_tensors", "setattr", ".step"}
 
 
@@ -48,7 +52,7 @@ def writes(node: ast.AST, scope: str) -> str | None:
         of_object = isinstance(node.func, ast.Attribute)
         called = node.func.attr if of_object else getattr(node.func, "id", "")
         built = scope.endswith("__init__")
-        if called in LOADS or (of_object and f".{called}" in LOADS) or (called == "Parameter" and not built):
+        if called in LOADS or (of_object and f".{called}" in LOADS) or (called in MAKES and not built):
             return called
         # what a module does to its own tensors while it is built is its initialisation
         return called if IN_PLACE.fullmatch(called) and called not in LEAVES and not built else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everlearn.layout import ADAPTER, BASE, FORMAT, MARKER, REPLACED, USERS
 from everlearn.learn.guard import Guard
@@ -16,12 +16,15 @@ from everlearn.memory.files import atomic_write
 from everlearn.memory.slots import SlotMemory
 from everlearn.models.checkpoint import load_model, save_model
 from everlearn.models.decoder import Decoder
-from everlearn.models.protocol import TextModel
+from everlearn.models.protocol import Readable, TextModel
 from everlearn.store.folder import FolderStore
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def learner(
-    model: TextModel,
+    model: TextModel | Readable,
     store: Store | Path | str | None = None,
     *,
     guard: Guard | None = None,
@@ -38,16 +41,17 @@ def learner(
     """
     if isinstance(store, (str, Path)):
         # refuses a model that cannot learn before a folder is made
-        fresh = Learner(model, guard=guard, archive=archive, slots=slots).fresh
-        store = FolderStore(Path(store), model.fingerprint(), fresh)
+        reader = Learner(model, guard=guard, archive=archive, slots=slots)
+        store = FolderStore(Path(store), reader.model.fingerprint(), reader.fresh)
     return Learner(model, store, guard=guard, archive=archive, slots=slots)
 
 
 def save(reader: Learner, folder: Path | str) -> None:
     """Write a learner whole: its model, how it keeps documents and slots, and all that it keeps of every user.
 
-    A decoder is written with its parameters, and so is a hybrid (`ReplacedModel`). Of a stacked model only what
-    stacking added is written; the pretrained base is named by its place and its hash and stays where it is.
+    A decoder is written with its parameters, and so is a hybrid (`ReplacedModel`), levels stacked on it or not. Of a
+    stacked pretrained model only what stacking added is written; the base is named by its place and its hash and stays
+    where it is.
 
     Args:
         reader: left as it is, with the store that it has.
@@ -111,20 +115,29 @@ def save_text_model(model: TextModel, folder: Path) -> None:
             f"a {type(model).__name__} has no file format here; give a learner of a Decoder, a StackedModel or a "
             "ReplacedModel"
         )
+    if model.hybrid is not None:
+        model.hybrid.save(folder)
     model.save_adapter(folder)
 
 
 def load_text_model(folder: Path, base: Path | str | None = None) -> TextModel:
     """Read what `save_text_model` wrote; see `load`."""
-    if not (folder / ADAPTER).is_file():
-        if base is not None:
-            raise ValueError(f"{folder} holds a model that is whole by itself; leave out base={str(base)!r}")
-        if (folder / REPLACED).is_file():
-            from everlearn.convert import load_replaced
-
-            return load_replaced(folder)
+    stacked, replaced = ((folder / name).is_file() for name in (ADAPTER, REPLACED))
+    if base is not None and (replaced or not stacked):
+        raise ValueError(f"{folder} holds a model that is whole by itself; leave out base={str(base)!r}")
+    if not stacked and not replaced:
         return load_model(folder)[0]
-    from everlearn.convert import load_adapter
+    from everlearn.convert import load_adapter, load_replaced
+
+    if not stacked:
+        return load_replaced(folder)
+    pretrained, tokenizer = (load_replaced(folder), None) if replaced else _base_of(folder, base)
+    return load_adapter(pretrained, folder, tokenizer)[0]
+
+
+def _base_of(folder: Path, base: Path | str | None) -> tuple[nn.Module, Any]:
+    """Return the pretrained model, or the hybrid, that an adapter names, and its tokenizer."""
+    from everlearn.convert import load_replaced
     from everlearn.convert.adapter import load as read_adapter
     from everlearn.convert.hub import load_base
 
@@ -132,7 +145,6 @@ def load_text_model(folder: Path, base: Path | str | None = None) -> TextModel:
     if not place:
         raise ValueError(f"{folder} does not say where its base is; give it: base=FOLDER (on the command line --base)")
     try:
-        pretrained, tokenizer = load_base(place)
+        return (load_replaced(place), None) if (Path(place) / REPLACED).is_file() else load_base(place)
     except ValueError as error:
         raise ValueError(f"the base of {folder} is not there: {error}; where it is now: --base FOLDER") from None
-    return load_adapter(pretrained, folder, tokenizer)[0]

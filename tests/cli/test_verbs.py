@@ -512,7 +512,7 @@ def test_a_marker_that_is_not_ours_is_refused(tmp_path, content, message):
 def test_one_process_writes_at_a_time(tmp_path):
     with (
         workspace.sole_writer(tmp_path / "s"),
-        pytest.raises(UserError, match="another process is writing"),
+        pytest.raises(ValueError, match="another process is writing"),
         workspace.sole_writer(tmp_path / "s"),
     ):
         pass

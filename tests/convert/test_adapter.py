@@ -48,6 +48,44 @@ class TestTheFolder:
         assert state is None
         assert torch.equal(loaded.deltas.start1, model.deltas.start1)
 
+    @pytest.mark.parametrize("form", [additive, LowRank(3)])
+    def test_keeps_a_learned_start(self, form, tmp_path):
+        plain, model, ids = tiny(), stacked(form=form, levels=LEVELS[:1]), tokens()
+        before = model.fingerprint()
+        state = read(model, tokens(1, 30, 5), model.initial_state(1), chunk_size=C, end="flush")[1]
+        learned = {part: state.memory["stack"][f"fast.{part}"][0] for part in model.deltas.learned_start("fast")}
+        model.set_starts(learned)
+        assert model.fingerprint() != before
+        expected = plain
+        for matrix in model.matrices:
+            name = matrix.name
+            delta = learned[name] if form is additive else learned[f"{name}.b"] @ learned[f"{name}.a"]
+            expected.get_submodule(name).weight.data += delta
+        model.save_adapter(tmp_path)
+        loaded, _ = load_adapter(tiny(), tmp_path)
+        assert loaded.fingerprint() == model.fingerprint()
+        for own in (model, loaded):
+            # fresh streams start there, whether they say so or not
+            for start in (None, own.initial_state(2)):
+                torch.testing.assert_close(own(ids, start)[0], expected(ids).logits, atol=1e-10, rtol=0)
+        assert torch.equal(loaded.unstack()(ids).logits, tiny()(ids).logits)
+
+    @pytest.mark.parametrize(
+        ("starts", "fault"),
+        [
+            ({"model.layers.7.mlp.up_proj": torch.zeros(24, 16)}, "none of"),
+            ({"model.layers.1.mlp.up_proj": torch.zeros(16, 24)}, r"it is \(24, 16\) here"),
+        ],
+    )
+    def test_a_start_that_does_not_fit_is_refused(self, starts, fault):
+        model = stacked()
+        good = {"model.layers.0.mlp.up_proj": torch.ones(24, 16)}
+        with pytest.raises(ValueError, match=fault):
+            model.set_starts(good | starts)
+        assert not model.deltas.moved
+        model.set_starts(good)
+        assert model.deltas.moved
+
     def test_holds_nothing_of_the_base(self, tmp_path):
         model = stacked(weights="last_down")
         model.save_adapter(tmp_path, taught(model))

@@ -11,6 +11,7 @@ import transformers as hf
 from torch import nn
 
 from everlearn.convert import load_adapter, stack_levels
+from everlearn.convert.cache import Sight
 from everlearn.learn.stream import read
 from everlearn.levels import Level
 from tests.convert.families_fixture import FAMILIES, tiny, tokens
@@ -120,10 +121,72 @@ class TestMerged:
         assert_close(other, state)
         assert fast.fingerprint() == model.fingerprint()
 
-    def test_several_rows_are_read_row_by_row(self):
-        model, fast = stacked(tiny()), stacked(tiny(), merged=True)
+    @pytest.mark.parametrize("family", ["llama", "gpt2"])
+    def test_several_rows_are_read_so_where_it_is_asked_for(self, family):
+        model, fast = stacked(tiny(family)), stacked(tiny(family), merged=True)
         state = taught(model)
-        assert torch.equal(fast(tokens(), state)[0], model(tokens(), state)[0])
+        torch.testing.assert_close(fast(tokens(), state)[0], model(tokens(), state)[0], atol=1e-10, rtol=0)
+        ends = [read(m, tokens(), state, chunk_size=C, end="flush")[1] for m in (model, fast)]
+        assert_close(*ends)
+
+    @pytest.mark.parametrize("family", ["llama", "gpt2"])
+    def test_one_row_is_so_by_itself_and_learns_the_same_in_chunks_of_any_size(self, family):
+        """(W0 + D) x and W0 x + D x, and the gradient of D in both; a chunk of 8 is too short to be merged."""
+        ids = tokens(1, 60)
+        for size in (8, 20):
+            levels, ends = [Level("fast", size, 0.5)], []
+            for merged in (None, False):
+                model = stacked(tiny(family), levels=levels, chunk_size=size, merged=merged)
+                ends.append(read(model, ids, model.initial_state(1), chunk_size=size, end="flush"))
+            torch.testing.assert_close(ends[0][0].nll, ends[1][0].nll, atol=1e-10, rtol=0, equal_nan=True)
+            assert_close(ends[0][1], ends[1][1])
+            assert float(ends[0][1].memory["stack"][f"fast.{model.matrices[0].name}"].abs().max()) > 1e-3
+
+    @pytest.mark.parametrize(
+        ("rows", "length", "merged", "expected"),
+        [(1, 16, None, True), (1, 15, None, False), (2, 40, None, False), (2, 16, True, True), (1, 40, False, False)],
+    )
+    def test_when_a_product_is_merged(self, rows, length, merged, expected):
+        plain, model = tiny(), stacked(tiny(), merged=merged)
+        state, name = taught(model, rows), "model.layers.0.mlp.gate_proj"
+        x = torch.randn(rows, length, 16, dtype=torch.float64)
+        weight, delta = plain.get_submodule(name).weight, state.memory["stack"][f"fast.{name}"]
+        with model.using(state):
+            found = model.base.get_submodule(name)(x)
+        together = F.linear(x, weight + delta[0]) if rows == 1 else x @ (weight + delta).mT
+        apart = F.linear(x, weight) + x @ delta.mT
+        assert (torch.equal(found, together), torch.equal(found, apart)) == (expected, not expected)
+
+    def test_deltas_finer_than_the_base_are_not_rounded_away_by_themselves(self):
+        model, x = stacked(tiny(dtype=torch.bfloat16)), torch.randn(1, 20, 16).bfloat16()
+        name, state = "model.layers.0.mlp.up_proj", taught(model, 1)
+        wrapper, delta = model.base.get_submodule(name), state.memory["stack"][f"fast.{name}"]
+        with model.using(state):
+            assert torch.equal(wrapper(x), wrapper.base(x) + (x.float() @ delta.mT).bfloat16())
+        model = stacked(tiny(dtype=torch.float32))
+        state = taught(model, 1)
+        wrapper, delta = model.base.get_submodule(name), state.memory["stack"][f"fast.{name}"]
+        with model.using(state), torch.autocast("cpu", torch.bfloat16):
+            apart = wrapper.base(x) + (x.float() @ delta.mT).bfloat16()
+            assert torch.equal(wrapper(x.float()), apart)
+
+    @pytest.mark.parametrize("how", ["forward hook", "pre-hook", "forward of its own"])
+    def test_what_a_call_does_beside_the_product_is_not_passed_over(self, how):
+        plain, ids = tiny(), tokens(1, 40)
+        linear, calls = plain.model.layers[0].mlp.down_proj, []
+        inner = linear.forward
+        if how == "forward hook":
+            linear.register_forward_hook(lambda _module, _inputs, y: calls.append(1) or 1.5 * y)
+        elif how == "pre-hook":
+            linear.register_forward_pre_hook(lambda _module, inputs: calls.append(1) or (1.5 * inputs[0],))
+        else:  # as accelerate puts one in place where weights are offloaded
+            linear.forward = lambda x: calls.append(1) or inner(1.5 * x)
+        expected = plain(ids).logits
+        model = stacked(plain)
+        assert torch.equal(model(ids, model.initial_state(1))[0], expected) and calls
+        model.unstack()
+        with pytest.raises(ValueError, match="merged=True needs plain matrices without hooks"):
+            stacked(plain, merged=True)
 
     def test_a_linear_with_a_kernel_of_its_own_is_refused(self):
         with pytest.raises(ValueError, match="is a FalconLinear"):
@@ -206,6 +269,23 @@ class TestSight:
             expected = model(ids, start, mask)[0]
             # eager attention takes its softmax in float32
             torch.testing.assert_close(eager(ids, start, mask)[0], expected, atol=1e-4, rtol=0)
+
+    def test_numbers_in_the_mask_are_what_truth_values_become(self):
+        sight = Sight(window=5)
+        queries, keys = torch.tensor([[4, 5, 6], [3, 3, 3]]), torch.tensor([[2, 3, 4, 5, 6], [0, 2, 3, 0, 0]])
+        added = sight.masks(queries, keys, torch.float32)
+        seen = sight.masks(queries, keys, torch.bfloat16)
+        assert (added.dtype, seen.dtype) == (torch.float32, torch.bool)
+        q, k, v = torch.randn(2, 2, 3, 8), *torch.randn(2, 2, 2, 5, 8)
+        attended = [F.scaled_dot_product_attention(q, k, v, attn_mask=mask) for mask in (added, seen)]
+        assert torch.equal(*attended)
+        assert seen[0, 0].tolist() == [
+            [True, True, True, False, False],
+            [True, True, True, True, False],
+            [True] * 5,
+        ]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert sight.masks(queries, keys, torch.float32).dtype == torch.bool
 
     def test_a_long_document_takes_no_more_memory_than_a_short_one(self):
         model = stacked(tiny(dtype=torch.float32), window=16)

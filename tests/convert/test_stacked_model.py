@@ -51,6 +51,10 @@ def test_a_fresh_model_gives_the_logits_of_the_original_bit_for_bit():
     with model.using(model.initial_state(2)):
         assert torch.equal(model.base(ids).logits, expected)
     assert torch.equal(model.base(ids).logits, expected)
+    one = plain(ids[:1]).logits
+    assert torch.equal(model(ids[:1], model.initial_state(1))[0], one)
+    with model.using(model.initial_state(1)):
+        assert torch.equal(model.base(ids[:1]).logits, one)
 
 
 @pytest.mark.parametrize("weights", ["mlp", "down", "last_down", ["*.o_proj", "*.1.mlp.up_proj"]])

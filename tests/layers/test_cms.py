@@ -11,7 +11,7 @@ from everlearn.layers.cms import CMS
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Level
 from everlearn.memory.state import LayerState
-from everlearn.rules import momentum
+from everlearn.rules import gd, momentum
 
 DIM, HIDDEN, ROWS = 6, 5, 3
 
@@ -216,6 +216,41 @@ def test_another_rule_keeps_its_slots_in_the_state():
         state, _ = cms.write(cms.accumulate(tracked, grads, torch.tensor([2])))
         weights, slots = momentum(weights, grads[1], None, slots, eta=0.1)
         torch.testing.assert_close(state.memory["a.up"], weights, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("bound", [0.02, 0.3, math.inf])
+def test_the_clip_joins_eta_in_gradient_descent_and_the_gradient_in_other_rules(bound, reduce):
+    """One step of both rules from scratch: momentum's first average is the gradient itself [NL eq. 1, 71]."""
+    ends = []
+    x, target = torch.randn(2, ROWS, 4, DIM, dtype=torch.double)
+    for rule in (gd, momentum):
+        cms = make([Level("a", 4, 0.3, anchor_decay=0.1)], chunk_size=4, rule=rule, max_norm=bound, reduce=reduce)
+        ends.append(learn(cms, LayerState(), x, target)[0].memory)
+    for part in ("gate", "up", "down"):
+        torch.testing.assert_close(ends[0][f"a.{part}"], ends[1][f"a.{part}"], atol=1e-12, rtol=0)
+    state = cms.track(None, ROWS)
+    loss = ((cms(x, state)[0] - target) ** 2).sum((1, 2)) / (4 if reduce == "mean" else 1)
+    for row in range(ROWS):
+        for part, weight in state.memory.items():
+            if weight.requires_grad:
+                grad = torch.autograd.grad(loss[row], weight, retain_graph=True)[0][row]
+                step = 0.3 * grad * min(1.0, bound / float(grad.norm()))
+                torch.testing.assert_close(ends[0][part][row], (weight[row] - 0.9 * step).detach(), atol=1e-12, rtol=0)
+
+
+def test_summed_gradients_are_the_mean_ones_times_their_tokens():
+    """Two chunks into one period, with a row that has no token in the first."""
+    cms = make([Level("a", 6, 0.3)], chunk_size=2)
+    for summed in (False, True):
+        state, total = cms.track(None, ROWS), 0
+        for counts in (torch.tensor([2, 0, 1]), torch.tensor([2, 2, 2])):
+            grads = [torch.randn_like(w) for w in cms.weights(state).values()]
+            scale = counts.reshape(-1, 1, 1)
+            state = cms.accumulate(state, [g * scale for g in grads] if summed else grads, counts, summed=summed)
+            total = total + grads[0] * scale
+        assert torch.equal(state.memory[f"{next(iter(cms.weights(state)))}.grad"], total)
+        assert state.memory["a.tokens"].tolist() == [4, 2, 3]
 
 
 def test_the_state_it_was_given_is_left_alone():

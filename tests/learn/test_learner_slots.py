@@ -172,6 +172,18 @@ def test_forgetting_a_document_takes_its_slots_and_leaves_the_levels(tmp_path):
     assert not learner.forget_document("nobody", "numbers") and not learner.knows("nobody")
 
 
+@pytest.mark.parametrize("period", [4 * CHUNK, "document"])
+def test_forgetting_the_open_document_teaches_nothing_of_it(period):
+    level = Level("fast", period, 0.3, finish=None if period == "document" else "document")
+    learner = with_slots(byte_model(levels=[level]))
+    before = learner.state("ada").memory
+    learner.read(TEXT[: 2 * CHUNK + 2], "ada", name="secret", end="open")
+    collected = {name for name, own in learner.state("ada").memory.items() if own.get("fast.tokens")}
+    assert collected and learner.forget_document("ada", "secret")
+    for name in collected:
+        equal(learner.state("ada").memory[name], before[name])
+
+
 def test_turns_of_one_conversation_are_one_document():
     learner = with_slots(byte_model())
     for words in ("my dog is rex", "he likes the sea"):

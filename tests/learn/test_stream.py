@@ -214,3 +214,14 @@ def test_repetition_does_not_blow_up():
         max(float(t.abs().max()) for parts in state.memory.values() for t in parts.values() if t.is_floating_point())
         < 100
     )
+
+
+def test_the_last_chunk_is_read_once_and_scored_before_it_is_learned_from():
+    model, ids = make("transformer++"), tokens(2, 3 * C + 3)
+    calls = []
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    flushed, _ = run(model, ids, end="flush")
+    hook.remove()
+    assert len(calls) == 3 + 1
+    opened, _ = run(model, ids, end="open")
+    torch.testing.assert_close(flushed.nll, opened.nll, atol=1e-12, rtol=0, equal_nan=True)

@@ -8,6 +8,7 @@ from everlearn.memory.state import (
     ModelState,
     all_finite,
     concat_rows,
+    row_chooser,
     take_level,
     where_rows,
     with_layers,
@@ -143,3 +144,38 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_stands(value, dtype):
 def test_where_rows_takes_a_row_that_stands_for_all():
     new, old = torch.tensor([[1.0, 2.0]]), torch.zeros(3, 2)
     assert where_rows(torch.tensor([True, True, True]), new, old).tolist() == [[1.0, 2.0]] * 3
+
+
+@pytest.mark.parametrize("where", [0, 7, 255])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_one_number_that_is_not_finite_is_found_anywhere(where, number):
+    bad = torch.ones(256)
+    bad[where] = number
+    assert not all_finite([torch.ones(3), bad.view(2, 8, 16), torch.arange(4)])
+    assert not all_finite([torch.tensor(number).expand(3, 4)])
+    assert not all_finite([torch.stack([torch.tensor(torch.inf), torch.tensor(-torch.inf)])])
+
+
+def test_large_numbers_whose_sum_overflows_are_finite():
+    large = torch.full((64,), 3e38)
+    assert not bool(torch.isfinite(large.sum()))
+    assert all_finite([large, torch.zeros(1).expand(5, 6), torch.zeros(0)])
+    assert all_finite([])
+
+
+def test_a_state_that_is_mapped_keeps_its_shape_and_shows_every_tensor():
+    whole = state(3)
+    doubled = whole.map(lambda tensor: 2 * tensor)
+    assert [tuple(t.shape) for t in doubled.tensors()] == [tuple(t.shape) for t in whole.tensors()]
+    assert all(torch.equal(a, 2 * b) for a, b in zip(doubled.tensors(), whole.tensors(), strict=True))
+    assert sum(1 for _ in whole.tensors()) == 6
+    assert whole.nbytes() == sum(t.numel() * t.element_size() for t in whole.tensors())
+
+
+def test_rows_are_chosen_bit_for_bit():
+    new, old = torch.randn(3, 2, 2), torch.randn(3, 2, 2)
+    chosen = row_chooser(torch.tensor([True, False, True]))(new, old)
+    assert torch.equal(chosen, torch.stack([new[0], old[1], new[2]]))
+    assert row_chooser(torch.ones(3, dtype=torch.bool))(new, old) is new
+    # one value for all rows is spread over them
+    assert torch.equal(row_chooser(torch.ones(3, dtype=torch.bool))(new[:1], old), new[:1].expand(3, 2, 2))

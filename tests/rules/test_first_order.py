@@ -31,6 +31,17 @@ def test_gd_is_sgd():
     assert torch.equal(start, torch.ones(3, 4, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.7])
+def test_gd_takes_a_step_size_for_each_row(eta):
+    weights, grad = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(3, 4, 5, dtype=torch.float64)
+    etas = eta * torch.arange(1, 4, dtype=torch.float64).reshape(-1, 1, 1)
+    together, _ = gd(weights, grad, None, {}, eta=etas)
+    for row in range(3):
+        alone, _ = gd(weights[row], grad[row], None, {}, eta=eta * (row + 1))
+        torch.testing.assert_close(alone, weights[row] - eta * (row + 1) * grad[row], atol=1e-15, rtol=0)
+        torch.testing.assert_close(together[row], alone, atol=1e-15, rtol=0)
+
+
 def test_the_printed_sum_is_sgd_with_momentum():
     """[NL eq. 10-13]: m_t = beta m_{t-1} + g_t, equal up to the order of two additions."""
     grads, start = gradients(9), torch.ones(3, 4, dtype=torch.float64)

@@ -73,10 +73,10 @@ def run(options: Options) -> int:
 
 def _tokenizer(learner: Learner, state: Path) -> Any:
     """Return the tokenizer of a model that can talk; refuse any other model."""
-    from everlearn.convert import StackedModel
     from everlearn.convert.chat import check_template
+    from everlearn.convert.pretrained import Pretrained
 
-    tokenizer = learner.model.tokenizer if isinstance(learner.model, StackedModel) else None
+    tokenizer = learner.model.tokenizer if isinstance(learner.model, Pretrained) else None
     check_template(tokenizer, f"the model in {state}")
     return tokenizer
 

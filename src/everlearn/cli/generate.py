@@ -27,7 +27,7 @@ class Options:
     temperature: float = 0.0
     """0 takes the likeliest token, 1 samples from the model's own distribution"""
     base: Path | None = None
-    """where the base of a converted model is now, if it was moved"""
+    """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     seed: Seed = 0
     json: JsonTarget = None
@@ -62,8 +62,10 @@ def run(options: Options) -> int:
     out.say(new)
     chosen = None if route is None else {"choice": route.choice, "margin": route.margin, "losses": route.losses}
     out.finish({"prompt": prompt, "text": new, "user": options.user, "route": chosen})
+    alone = options.base is not None and not options.state.is_dir()
+    own = {"base": options.base} if alone else {"state": options.state}
     whose = {} if options.user is None else {"user": options.user}
-    _say(f"next: {command('score', 'FILE', state=options.state, **whose)}")
+    _say(f"next: {command('score', 'FILE', **own, **whose)}")
     return 0
 
 

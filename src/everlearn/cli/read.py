@@ -64,6 +64,8 @@ def _read(options: Options) -> None:
     with workspace.writing_reader(*given) as learner:
         if probe is not None and learner.archive is not None:
             raise UserError(f"{options.state} has an archive, where no document spoils another; leave out --guard")
+        if not learner.model.memories():
+            out.say("nothing in this model learns while it reads: each text is scored, and leaves nothing behind")
         if probe is not None:
             learner.guard = ProbeGuard(learner.model, probe)
         rows = read_documents(learner, options.user, text.documents, out, again=True)

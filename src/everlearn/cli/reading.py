@@ -141,12 +141,13 @@ def _end_interrupted(
 ) -> None:
     """End a document that was interrupted unless it is the next to be read: nothing else may be added to it."""
     from everlearn.models import Decoder
+    from everlearn.models.alphabet import BYTES
 
     key = _open_key(learner, user)
     if key is None or (wanted and key == _key(wanted[0])):
         return
     where = "not the next one here" if key in map(_key, documents) else "not among these"
-    unit = "byte" if isinstance(learner.model, Decoder) else "token"
+    unit = "byte" if isinstance(learner.model, Decoder) and learner.model.alphabet is BYTES else "token"
     out.say(f"an interrupted document is {where}; it ends at {unit} {learner.position(user):,}")
     learner.close(user, learner.notes(user) | {"open": None, "plan": None})
 

@@ -82,9 +82,13 @@ class Sight:
         length, size = queries.shape[1], keys.shape[1]
         own = torch.eye(length, size, dtype=torch.bool, device=keys.device).roll(size - length, 1)
         seen = (seen | own).unsqueeze(1)
-        if self.boolean:
+        if self.boolean and (
+            dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(keys.device.type)
+        ):
             return seen
-        return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, torch.finfo(dtype).min)
+        # what is added to the scores; every layer would make the same of the truth values
+        least = float("-inf") if self.boolean else torch.finfo(dtype).min
+        return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, least)
 
 
 def sight_of(model: nn.Module, window: int | None) -> Sight:
@@ -125,12 +129,10 @@ def sight_of(model: nn.Module, window: int | None) -> Sight:
     )
 
 
-def to_cache(context: Tensors, cache: DynamicCache | None = None) -> DynamicCache:
-    """Put what a state holds into a cache that a Hugging Face model takes, and return it; None makes one."""
-    cache = DynamicCache() if cache is None else cache
+def to_cache(context: Tensors, cache: DynamicCache) -> None:
+    """Put what a state holds into a cache that a Hugging Face model takes."""
     for i in range(sum(name.startswith("k.") for name in context)):
         cache.update(context[f"k.{i}"].transpose(1, 2), context[f"v.{i}"].transpose(1, 2), i)
-    return cache
 
 
 def from_cache(cache: DynamicCache, slots: Tensor, keep: Tensor) -> Tensors:

@@ -39,7 +39,8 @@ class StackConfig:
         chunk_size: tokens that share one gradient anchor, >= 1; divides every update_period.
         max_norm: bound on the gradient of one row and matrix, > 0; math.inf removes it.
         window: tokens that a token sees, >= 1; see `cache.Sight`.
-        merged: read one row as (W0 + D) x, which is faster and equal to rounding; only for forms that are sums.
+        merged: read (W0 + D) x, which is faster; None where it is as exact, see `wrapped.StackedLinear`; True always,
+            for forms that are sums.
         family: where the model keeps its MLPs; None where the weights are patterns and no layer is named.
     Raises:
         ValueError: a value outside its range, or levels that do not fit chunk_size or each other.
@@ -52,7 +53,7 @@ class StackConfig:
     chunk_size: int = 128
     max_norm: float = 1.0
     window: int | None = None
-    merged: bool = False
+    merged: bool | None = None
     family: Family | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class StackConfig:
         if not self.max_norm > 0:
             raise ValueError(f"max_norm {self.max_norm} must be above 0; try 1.0, or math.inf for no bound")
         if self.merged and isinstance(self.form, Copies):
-            raise ValueError(f"merged=True has no meaning for form {self.form}, which holds copies; leave merged=False")
+            raise ValueError(f"merged=True has no meaning for form {self.form}, which holds copies; leave merged=None")
         check_levels(self.levels, self.chunk_size)
 
     def to_dict(self) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class StackedDeltas(LeveledMemory):
                 zero = torch.zeros(1, 1) if isinstance(start, tuple) else start
                 self.register_buffer(f"start{len(self._shapes)}", zero.to(device, dtype))
                 self._shapes[part] = start if isinstance(start, tuple) else (start.shape[0], start.shape[1])
+        self._own = frozenset(self.own_starts())
 
     def learned_start(self, level: str) -> Mapping[str, Tensor]:
         """Return what every level starts from; zeros take no room."""
@@ -61,10 +62,27 @@ class StackedDeltas(LeveledMemory):
         return {part: start for part, start in own.items() if start.shape == self._shapes[part]}
 
     def set_starts(self, starts: Mapping[str, Tensor]) -> None:
-        """Take over the starts that `own_starts` gave."""
-        for part, start in zip(self._shapes, self.buffers(recurse=False), strict=True):
+        """Take over the starts that `own_starts` gave, or others, part -> [out, in].
+
+        Raises:
+            ValueError: a part that is not here, or of another size; nothing was changed.
+        """
+        for part, value in starts.items():
+            if value.shape != self._shapes.get(part):
+                here = f"{self._shapes[part]} here" if part in self._shapes else f"none of {list(self._shapes)}"
+                raise ValueError(
+                    f"start {part!r} of shape {tuple(value.shape)} does not fit: it is {here}; give starts of this "
+                    "model's own matrices"
+                )
+        for (i, part), start in zip(enumerate(self._shapes), list(self.buffers(recurse=False)), strict=True):
             if part in starts:
-                start.copy_(starts[part])
+                own = starts[part].detach().to(start).clone(memory_format=torch.contiguous_format)
+                self.register_buffer(f"start{i}", own)
+
+    @property
+    def moved(self) -> bool:
+        """Tell whether a fresh stream starts elsewhere than at the pretrained model."""
+        return not self._own >= self.own_starts().keys()
 
     def held(self, state: LayerState) -> list[Tensors]:
         """Return what each level that is read holds, part -> [B, out, in]; a frozen level holds its start.
@@ -72,10 +90,12 @@ class StackedDeltas(LeveledMemory):
         Raises:
             ValueError: the state is not one of this memory.
         """
-        weights, start = self.weights(state), self.learned_start("")
-        rows = len(next(iter(state.memory.values())))
+        weights, rows = self.weights(state), len(next(iter(state.memory.values())))
+        learning = [level.name for level in self.learning_levels]
         return [
-            {part: weights.get(f"{level.name}.{part}", zero.expand(rows, *zero.shape)) for part, zero in start.items()}
+            {part: weights[f"{level.name}.{part}"] for part in self._shapes}
+            if level.name in learning
+            else {part: start.expand(rows, *start.shape) for part, start in self.learned_start(level.name).items()}
             for level in self.read_levels
         ]
 

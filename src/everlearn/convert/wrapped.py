@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+# tokens of a row from which W0 + D is worth its making: for fewer, the second product costs less than the sum
+MERGE_FROM = 16
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -22,13 +25,14 @@ class Reading:
         factors: matrix name -> matrices [B, out, in] whose product, the last applied first, is added to W0.
         alone: names of the matrices whose own W0 is left out.
         copies: what the further copies of an MLP read, for forms that hold several.
-        merged: read one row as (W0 + D) x instead of W0 x + D x.
+        merged: read (W0 + D) x instead of W0 x + D x where a row has MERGE_FROM tokens: True always, False never, None
+            where it is as exact; see `StackedLinear`.
     """
 
     factors: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     alone: frozenset[str] = frozenset()
     copies: tuple[Reading, ...] = ()
-    merged: bool = False
+    merged: bool | None = False
 
 
 class Owner:
@@ -57,8 +61,11 @@ def active(owner: Owner, reading: Reading) -> Iterator[None]:
 class StackedLinear(nn.Module):
     """A pretrained matrix that adds what the current context holds for its name: y = W0 x + b + D x.
 
-    W0 may be of any dtype, or quantised: only its output is touched. D x is computed in D's dtype and cast once. Saved
-    checkpoints of the model keep the names that they had before.
+    W0 may be of any dtype, or quantised: only its output is touched. D x is computed in D's dtype and cast once. One
+    product (W0 + D) x is cheaper by half, forward and back; without being told so (`merged=None`) it is taken for one
+    row alone, whose product has the kernel and the shape of W0 x, so that D = 0 changes no bit, and where W0 is plain
+    numbers of D's own dtype, so that no step of D is rounded away. Saved checkpoints of the model keep the names that
+    they had before.
 
     Args:
         base: a Linear, quantised or not, or a Conv1D.
@@ -78,13 +85,26 @@ class StackedLinear(nn.Module):
         factors = reading.factors.get(self.name) if reading else None
         if reading is None or factors is None:
             return self.base(x)
-        if reading.merged and len(factors[0]) == 1:
-            return merged(self.base, x, total(factors)[0])
+        if self._merges(reading, factors, x):
+            return merged(self.base, x, total(factors), self.name)
         added = per_row(x, factors, self.name)
         if self.name in reading.alone:
             return added.to(x.dtype)
         y = self.base(x)
         return y + added.to(y.dtype)
+
+    def _merges(self, reading: Reading, factors: tuple[Tensor, ...], x: Tensor) -> bool:
+        """Tell whether this input is read with W0 + D."""
+        rows = len(factors[0])
+        if reading.merged is False or x.numel() < MERGE_FROM * rows * x.shape[-1]:
+            return False
+        return reading.merged or (
+            rows == 1
+            and len(factors) == 1
+            and can_merge(self.base)
+            and self.base.weight.dtype == factors[0].dtype
+            and not torch.is_autocast_enabled(x.device.type)
+        )
 
 
 def per_row(x: Tensor, factors: tuple[Tensor, ...], name: str) -> Tensor:
@@ -124,17 +144,20 @@ def total(factors: tuple[Tensor, ...]) -> Tensor:
     return product
 
 
-def merged(base: nn.Module, x: Tensor, delta: Tensor) -> Tensor:
-    """Compute (W0 + D) x + b with the kernel that the pretrained matrix uses; delta is [out, in]."""
-    weight = merged_weight(base, delta, "")
+def merged(base: nn.Module, x: Tensor, delta: Tensor, name: str) -> Tensor:
+    """Compute (W0 + D) x + b, for one row with the kernel that the pretrained matrix uses; delta is [B, out, in]."""
+    weight = merged_weight(base, delta.squeeze(0) if len(delta) == 1 else delta, name)
+    assert isinstance(base, nn.Linear | Conv1D)
+    if len(delta) > 1:
+        y = per_row(x, (weight.mT if isinstance(base, Conv1D) else weight,), name)
+        return y if base.bias is None else y + base.bias
     if isinstance(base, Conv1D):
         return torch.addmm(base.bias, x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], -1)
-    assert isinstance(base, nn.Linear)
     return F.linear(x, weight, base.bias)
 
 
 def merged_weight(base: nn.Module, delta: Tensor, name: str) -> Tensor:
-    """Return W0 + D as the module stores W0; delta is [out, in].
+    """Return W0 + D as the module stores W0; delta is [out, in], or [B, out, in] for as many weights.
 
     Raises:
         ValueError: the matrix is quantised, so that it holds no plain numbers to add to.
@@ -147,12 +170,17 @@ def merged_weight(base: nn.Module, delta: Tensor, name: str) -> Tensor:
             "was before it was quantised, or keep the deltas beside it with save_adapter(folder, state)"
         )
     # added in the wider of the two types, so that rounding happens once
-    return (weight + (delta.T if isinstance(base, Conv1D) else delta)).to(weight.dtype)
+    return (weight + (delta.mT if isinstance(base, Conv1D) else delta)).to(weight.dtype)
 
 
 def can_merge(base: nn.Module) -> bool:
-    """Tell whether a matrix is held as one plain tensor that a delta can be added to."""
-    return type(base) is nn.Linear or type(base) is Conv1D
+    """Tell whether a matrix is held as one plain tensor that a delta can be added to, and is all that its call does.
+
+    Hooks, and a `forward` of the module's own as accelerate sets it where weights are offloaded, run in a call alone.
+    """
+    plain = type(base) is nn.Linear or type(base) is Conv1D
+    hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+    return plain and not hooked and "forward" not in vars(base)
 
 
 def _without_base(module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:

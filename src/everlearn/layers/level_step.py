@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from everlearn.levels.clock import Level
-from everlearn.memory.state import Tensors, where_rows
-from everlearn.rules import Rule, clip_rows
+from everlearn.memory.state import Tensors, row_chooser
+from everlearn.rules import Rule, gd
+from everlearn.rules.clip import clip_scale
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,28 @@ def step_level(
     Returns:
         each row's surprise, [B]; 0 where nothing was due.
     """
-    tokens = memory[f"{level.name}.tokens"]
-    squares = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-    count = tokens.clamp_min(1).reshape(-1, 1, 1)
-    for part, start in starts.items():
-        name = f"{level.name}.{part}"
-        total = memory[f"{name}.grad"]
-        grad, norm = clip_rows(total / count if reduce == "mean" else total, max_norm)
+    count = memory[f"{level.name}.tokens"].clamp_min(1)
+    totals = {part: memory[f"{level.name}.{part}.grad"] for part in starts}
+    # laid out anew where need be: the order of a sum, and so its last bit, goes by the layout
+    norms = torch.stack([torch.linalg.vector_norm(total.flatten(1), dim=1) for total in totals.values()])
+    each = 1 / count.to(norms.dtype) if reduce == "mean" else torch.ones_like(norms[0])
+    norms = norms * each
+    scales = clip_scale(norms, max_norm) * each
+    choose = row_chooser(due)
+    nothing = torch.zeros_like(norms[0, 0])
+    for (part, start), scale in zip(starts.items(), scales, strict=True):
+        name, total = f"{level.name}.{part}", totals[part]
         slots = {n.rpartition(".")[2]: t for n, t in memory.items() if n.startswith(f"{name}.slot.")}
-        weights, slots = rule(memory[name], grad, None, slots, eta=level.eta)
+        scale = scale.reshape(-1, 1, 1)
+        # where eta multiplies the gradient and nothing else it takes the scale along, and the gradient is read once
+        grad, eta = (total, level.eta * scale) if rule is gd else (total * scale, level.eta)
+        weights, slots = rule(memory[name], grad, None, slots, eta=eta)
         weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
         if share is not None and reduce == "mean":
             weights = torch.lerp(memory[name], weights, share.to(weights.dtype).reshape(-1, 1, 1))
-        memory[name] = where_rows(due, weights, memory[name])
-        memory[f"{name}.grad"] = where_rows(due, torch.zeros_like(total), total)
+        memory[name] = choose(weights, memory[name])
+        memory[f"{name}.grad"] = choose(nothing.expand_as(total), total)
         for slot, value in slots.items():
             value = value.expand(len(due), *value.shape[1:])
-            memory[f"{name}.slot.{slot}"] = where_rows(
-                due, value, memory.get(f"{name}.slot.{slot}", torch.zeros_like(value))
-            )
-        squares = squares + norm.detach().to(squares.dtype) ** 2
-    return torch.where(due, squares.sqrt(), 0.0)
+            memory[f"{name}.slot.{slot}"] = choose(value, memory.get(f"{name}.slot.{slot}", torch.zeros_like(value)))
+    return torch.where(due, norms.detach().double().square().sum(0).sqrt(), 0.0)

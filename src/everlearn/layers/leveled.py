@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from everlearn.layers.level_step import Update, step_level
 from everlearn.levels.clock import Level, check_levels
 from everlearn.levels.component import Component, pace, row_bytes, rule_name
-from everlearn.memory.state import LayerState, Tensors, where_rows
+from everlearn.memory.state import LayerState, Tensors, row_chooser, where_rows
 from everlearn.rules import Rule, gd
 
 
@@ -61,6 +61,7 @@ class LeveledMemory(nn.Module, ABC):
             raise ValueError(f"reduce {reduce!r} is unknown; choose 'mean' (measured to work) or 'sum' (as printed)")
         self.levels = check_levels(levels, chunk_size)
         self.chunk_size, self.rule, self.max_norm, self.reduce = chunk_size, rule, max_norm, reduce
+        self._sizes: dict[str, Mapping[str, torch.Size]] = {}
         self._slower = self._links()
         self._means = {level.mean_of: level for level in self.levels if level.mean_of is not None}
 
@@ -114,7 +115,7 @@ class LeveledMemory(nn.Module, ABC):
             f"{level.name}.{part}": state.memory[f"{level.name}.{part}"]
             for level in self._stepping
             if level.name not in self._slower.values()
-            for part in self._start(level.name, {})
+            for part in self._parts(level.name)
         }
 
     def track(self, state: LayerState | None, batch_size: int = 1) -> LayerState:
@@ -130,7 +131,9 @@ class LeveledMemory(nn.Module, ABC):
         }
         return replace(state, memory=state.memory | leaves)
 
-    def accumulate(self, state: LayerState, grads: Sequence[Tensor], tokens: Tensor) -> LayerState:
+    def accumulate(
+        self, state: LayerState, grads: Sequence[Tensor], tokens: Tensor, *, summed: bool = False
+    ) -> LayerState:
         """Add a chunk's gradient to what each level has collected since its last update.
 
         Args:
@@ -138,23 +141,26 @@ class LeveledMemory(nn.Module, ABC):
             grads: MEAN gradient over each row's tokens, in the order of `weights(state)`, each [B, out, in]; one taken
                 with create_graph keeps its graph, so that an outer gradient is of second order.
             tokens: how many tokens each row's mean is over, [B]; 0 leaves the row untouched, bit for bit.
+            summed: `grads` are SUMS over each row's tokens instead, which are taken as they are.
         Raises:
             ValueError: gradients or tokens that do not fit the state.
         """
-        memory = dict(state.memory)
-        for (name, weight), grad in zip(self.weights(state).items(), grads, strict=True):
+        memory, weights = dict(state.memory), self.weights(state)
+        for (name, weight), grad in zip(weights.items(), grads, strict=True):
             if grad.shape != weight.shape or tokens.shape != weight.shape[:1]:
                 raise ValueError(
                     f"for {name!r} the gradient is {tuple(grad.shape)} and tokens {tuple(tokens.shape)}; "
                     f"{tuple(weight.shape)} and {tuple(weight.shape[:1])} are needed: one gradient and one count a row"
                 )
-        rows = tokens > 0
-        for name, grad in zip(self.weights(state), grads, strict=True):
+        choose = row_chooser(tokens > 0)
+        # a level that has collected no token holds zeros
+        empty = {level.name for level in self._stepping if not bool(memory[f"{level.name}.tokens"].any())}
+        for name, grad in zip(weights, grads, strict=True):
             read, _, part = name.partition(".")
-            summed = grad * tokens.reshape(-1, 1, 1).to(grad.dtype)
+            total = grad if summed else grad * tokens.reshape(-1, 1, 1).to(grad.dtype)
             for follower in self._chain(read):
                 old = memory[f"{follower}.{part}.grad"]
-                memory[f"{follower}.{part}.grad"] = where_rows(rows, old + summed, old)
+                memory[f"{follower}.{part}.grad"] = choose(total if follower in empty else old + total, old)
         for level in self._stepping:
             memory[f"{level.name}.tokens"] = memory[f"{level.name}.tokens"] + tokens
         return replace(state, memory=memory)
@@ -203,6 +209,21 @@ class LeveledMemory(nn.Module, ABC):
                 every = torch.ones(len(one), dtype=torch.bool, device=one.device)
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
+
+    def discard(self, state: LayerState, event: str) -> LayerState:
+        """Drop what has been collected for a step at an event, so that declaring it teaches nothing; clocks go to 0.
+
+        Args:
+            state: what the streams have taught.
+            event: such as "document".
+        """
+        self._check(state)
+        memory = dict(state.memory)
+        for level in self._stepping:
+            if event in (level.update_period, level.finish):
+                for name in (*(f"{part}.grad" for part in self._parts(level.name)), "tokens"):
+                    memory[f"{level.name}.{name}"] = torch.zeros_like(memory[f"{level.name}.{name}"])
+        return replace(state, memory=memory)
 
     def starts(self, levels: Sequence[str]) -> Tensors:
         """Return the parameters that hold the learned start of some levels: "level.part" -> [out, in].
@@ -304,11 +325,10 @@ class LeveledMemory(nn.Module, ABC):
 
     def _follow(self, level: str, memory: Tensors, rows: Tensor) -> Update:
         """Move the running mean of a level that has just stepped in some rows."""
-        mean = self._means[level]
-        for part in self._start(level, {}):
+        mean, choose = self._means[level], row_chooser(rows)
+        for part in self._parts(level):
             name = f"{mean.name}.{part}"
-            moved = torch.lerp(memory[name], memory[f"{level}.{part}"], 1 - mean.decay)
-            memory[name] = where_rows(rows, moved, memory[name])
+            memory[name] = choose(torch.lerp(memory[name], memory[f"{level}.{part}"], 1 - mean.decay), memory[name])
         return Update(rows, torch.zeros(len(rows), dtype=torch.float64, device=rows.device))
 
     def _restart(self, level: str, memory: Tensors, rows: Tensor) -> None:
@@ -337,21 +357,27 @@ class LeveledMemory(nn.Module, ABC):
     def _check(self, state: LayerState) -> None:
         """Refuse a state without this memory's weights, what they have collected, and their clocks."""
         for level in self.learning_levels:
-            for part, start in self._start(level.name, {}).items():
+            for part, size in self._parts(level.name).items():
                 found = state.memory.get(f"{level.name}.{part}")
-                if found is None or found.shape[1:] != start.shape:
+                if found is None or found.shape[1:] != size:
                     got = "nothing" if found is None else f"{tuple(found.shape[1:])} per row"
                     raise ValueError(
-                        f"the state is another memory's: {level.name}.{part} is {got}, here it is "
-                        f"{tuple(start.shape)}; start from initial_state(batch_size)"
+                        f"the state is another memory's: {level.name}.{part} is {got}, here it is {tuple(size)}; "
+                        "start from initial_state(batch_size)"
                     )
         for level in self._stepping:
-            for name in (*(f"{part}.grad" for part in self._start(level.name, {})), "tokens"):
+            for name in (*(f"{part}.grad" for part in self._parts(level.name)), "tokens"):
                 if f"{level.name}.{name}" not in state.memory:
                     raise ValueError(
                         f"the state is another memory's: {level.name}.{name} is missing, which a level that learns "
                         "has here; start from initial_state(batch_size)"
                     )
+
+    def _parts(self, level: str) -> Mapping[str, torch.Size]:
+        """Return the parts of a level and their sizes, which never change."""
+        if level not in self._sizes:
+            self._sizes[level] = {part: start.shape for part, start in self._start(level, {}).items()}
+        return self._sizes[level]
 
     def _start(self, level: str, memory: Tensors) -> Tensors:
         """Return what a level starts from: its learned start, or the weights of the level that it is nested in.

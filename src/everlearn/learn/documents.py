@@ -153,7 +153,12 @@ def forget(memories: Memories, slots: SlotMemory | None, user: str, name: str) -
         if archive is not None:
             state = returned(memories, state)
         else:
-            state = memories.reader.tick(state.new_segment(), EVENT)[0]
+            state = state.new_segment()
+            # what would step now has collected from this document alone, and has not learned it yet
+            layers = {
+                layer: own.discard(state.layer(layer), EVENT) for layer, own in memories.reader.memories().items()
+            }
+            state = memories.reader.tick(with_layers(state, layers), EVENT)[0]
     starts = [document.start for document in read_documents(state) if document.name == name]
     if slots is not None and starts:
         known, state = True, forget_documents(state, slots, starts)

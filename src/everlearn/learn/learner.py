@@ -27,7 +27,7 @@ from everlearn.memory.codec import check_fits
 from everlearn.memory.slots import SlotMemory
 from everlearn.memory.state import ModelState, take_level
 from everlearn.memory.users import user_name
-from everlearn.models.protocol import TextModel
+from everlearn.models.protocol import Readable, TextModel
 
 
 class Learner:
@@ -36,7 +36,8 @@ class Learner:
     `read` learns; `score` and `generate` never do. A text is scored token by token before anything is learned from it.
 
     Args:
-        model: a decoder of bytes, or a stacked model with its tokenizer; without levels, reading changes nothing.
+        model: a decoder of bytes or with a tokenizer, a stacked model with its tokenizer, or what has such a `reader`,
+            as `HopeForCausalLM` does for bytes; without levels, reading changes nothing.
         store: where memories outlive the process; None keeps them in this object only.
         guard: asked at the end of every document whether what was learned may stay, such as `learn.ProbeGuard`; None
             keeps it always.
@@ -61,13 +62,14 @@ class Learner:
 
     def __init__(
         self,
-        model: TextModel,
+        model: TextModel | Readable,
         store: Store | None = None,
         *,
         guard: Guard | None = None,
         archive: MakeArchive | None = None,
         slots: SlotMemory | None = None,
     ) -> None:
+        model = model.reader() if isinstance(model, Readable) else model
         if isinstance(model, nn.Module) and not callable(getattr(model, "encode", None)):
             raise ValueError(
                 f"a {type(model).__name__} does not learn what it reads yet; stack levels on it first: "

@@ -106,13 +106,14 @@ def read(
         _count(steps, report.updates)
     window, real = buffer.window(chunk_size)
     if learn and bool(real[:, 1:].any()):
-        with torch.no_grad():
-            logits, _ = model(window[:, :-1], state, real[:, 1:])
-        buffer.score(token_nll(logits, window[:, 1:]), real[:, 1:])
         if end == "flush":
-            skipped = buffer.skipped(chunk_size)
-            report, state = step(window, state, real, skip=skipped)
+            report, state = step(window, state, real, skip=buffer.skipped(chunk_size))
+            buffer.score(report.nll, real[:, 1:])
             _count(steps, report.updates)
+        else:
+            with torch.no_grad():
+                logits, _ = model(window[:, :-1], state, real[:, 1:])
+            buffer.score(token_nll(logits, window[:, 1:]), real[:, 1:])
     if end == "open":
         kept = {"ids": window, "count": buffer.left}
         if (skipped := buffer.skipped(chunk_size)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -57,7 +57,11 @@ class ModelState:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ModelState:
         """Apply `function` to every tensor and return the new state."""
-        return pytree.tree_map(function, self)
+        memory, context = (
+            {layer: {name: function(tensor) for name, tensor in tensors.items()} for layer, tensors in part.items()}
+            for part in (self.memory, self.context)
+        )
+        return ModelState(memory, context, function(self.tokens_seen), function(self.segment_len))
 
     def detach(self) -> ModelState:
         """Cut the state from any graph that produced it."""
@@ -70,11 +74,18 @@ class ModelState:
 
     def is_finite(self) -> bool:
         """Tell whether every number is finite."""
-        return all_finite(pytree.tree_leaves(self))
+        return all_finite(self.tensors())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor."""
+        for part in (self.memory, self.context):
+            for tensors in part.values():
+                yield from tensors.values()
+        yield from (self.tokens_seen, self.segment_len)
 
     def nbytes(self) -> int:
         """Return the bytes that all tensors hold."""
-        return sum(t.numel() * t.element_size() for t in pytree.tree_leaves(self))
+        return sum(t.numel() * t.element_size() for t in self.tensors())
 
 
 def with_layers(state: ModelState, layers: Mapping[str, LayerState]) -> ModelState:
@@ -89,16 +100,31 @@ def with_layers(state: ModelState, layers: Mapping[str, LayerState]) -> ModelSta
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether every number is finite; NaN and infinity both show in the smallest or the largest."""
-    floats = (t.detach() for t in tensors if t.is_floating_point() and t.numel())
+    """Tell whether every number is finite."""
+    floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+    # one number that stands everywhere, as zeros do, is looked at once
+    floats = [t if any(t.stride()) else t.flatten()[:1] for t in floats]
+    # NaN and infinity always reach the sum, which is the cheapest pass; large numbers may overflow in it alone
+    if not floats or bool(torch.isfinite(torch.stack([t.sum().float() for t in floats])).all()):
+        return True
     return all(bool(torch.isfinite(torch.stack(torch.aminmax(t))).all()) for t in floats)
 
 
 def where_rows(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Take `new` in the rows that are True and `old`, bit for bit, in the others; rows is [B] bool."""
-    if bool(rows.all()) and new.shape == old.shape:
-        return new
-    return torch.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return row_chooser(rows)(new, old)
+
+
+def row_chooser(rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return `where_rows` for these rows, which are looked at once."""
+    every = bool(rows.all())
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        if every and new.shape == old.shape:
+            return new
+        return torch.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return choose
 
 
 pytree.register_dataclass(LayerState, field_names=["memory", "context"], drop_field_names=[])

@@ -30,4 +30,5 @@ def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: 
         >>> gd(torch.tensor([1.0]), torch.tensor([2.0]), None, {}, eta=0.25)[0]
         tensor([0.5000])
     """
+    # a product and a difference, each rounded by itself: a fused one has other bits for another layout of the tensors
     return weights - eta * grad, slots
