@@ -137,7 +137,7 @@ class Rates:
         return {key: self.tables[key] for key in own if self[key]}
 
     def all_starts(self) -> dict[str, Row]:
-        """Return the trials of the training of every start."""
+        """Return the trials of every kind of start."""
         return {kind: self.starts[kind] for kind in stacking_meta.PERIODS if self.of_start(kind)}
 
     def of_start(self, kind: str) -> float:

@@ -1,11 +1,13 @@
 """The package's own front door: a learner saved whole comes back, bit for bit."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 import everlearn as el
+from everlearn.convert import Continuum, Delta, replace_blocks
 from everlearn.convert.hub import load_base
 from everlearn.levels import Level
 from everlearn.memory.codec import digest, to_tensors
@@ -45,6 +47,50 @@ def test_a_path_becomes_a_store_and_other_models_are_refused(tmp_path):
     other = Decoder(preset("delta_net", dim=8, num_heads=1, hidden_dim=8, levels=[Level("fast", 4)], chunk_size=4))
     with pytest.raises(ValueError, match="memory of another model"):
         el.Learner(other, tmp_path).state("ada")
+
+
+def hybrid_learner(folder):
+    """Return a learner with levels on a hybrid, and the hybrid."""
+    model, words = load_base(pretrained(folder))
+    levels = (*STACKED, Level("still", math.inf))
+    places = {"attention": {1: Delta()}, "mlp": {0: Continuum(levels=levels)}}
+    hybrid = replace_blocks(model, words, **places, chunk_size=8)
+    return el.Learner(el.stack_levels(hybrid, levels=STACKED, chunk_size=8)), hybrid
+
+
+def test_a_hybrid_with_levels_on_it_is_saved_whole_and_moves_with_its_folder(tmp_path):
+    reader, _ = hybrid_learner(tmp_path / "hf")
+    text = "the cat sat on the mat and the dog sat by the cat. " * 2
+    reader.read(text, "ada")
+    el.save(reader, tmp_path / "all")
+    (tmp_path / "hf").rename(tmp_path / "gone")  # the original is not needed
+    (tmp_path / "all").rename(tmp_path / "moved")
+    again = el.load(tmp_path / "moved")
+    for each in (reader, again):
+        each.read("and a ship sailed over the sea", "ada", end="open")
+    assert digest(to_tensors(again.state("ada"))) == digest(to_tensors(reader.state("ada")))
+    with pytest.raises(ValueError, match="holds a model that is whole by itself; leave out base="):
+        el.load(tmp_path / "moved", base=tmp_path / "gone")
+    (tmp_path / "moved" / "base" / "replacement.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds no replaced model \(replacement.safetensors is missing\); give"):
+        el.load(tmp_path / "moved")
+
+
+def test_an_adapter_alone_asks_for_the_hybrid_that_it_was_made_on(tmp_path):
+    reader, hybrid = hybrid_learner(tmp_path / "hf")
+    ids = reader.model.encode("the cat sat on the mat")[None]
+    expected = reader.model(ids)[0]
+    reader.model.save_adapter(tmp_path / "all" / "base")
+    hybrid.save(tmp_path / "hybrid")
+    with pytest.raises(ValueError, match="does not say where its base is; give it: base=FOLDER"):
+        el.load(tmp_path / "all")
+    assert torch.equal(el.load(tmp_path / "all", base=tmp_path / "hybrid").model(ids)[0], expected)
+    with pytest.raises(ValueError, match="was made on another base: its SHA-256"):
+        el.load(tmp_path / "all", base=tmp_path / "hf")
+    other = replace_blocks(load_base(tmp_path / "hf")[0], mlp={0: Continuum(levels=STACKED)}, chunk_size=8)
+    other.save(tmp_path / "other")
+    with pytest.raises(ValueError, match="was made on another base: its SHA-256"):
+        el.load(tmp_path / "all", base=tmp_path / "other")
 
 
 def test_unknown_names_say_what_there_is():

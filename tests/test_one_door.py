@@ -19,13 +19,15 @@ ALLOWED = {
     "evals/lora.py::add_low_rank": "a baseline trains a copy of its own",
     "evals/ways.py": "baselines train copies of their own",
     "memory/class_statistics.py::ClassStatistics.plus": "sums that were just made",
+    "recipes/meta_start.py::meta_start": "training of a start; the pretrained weights are not touched",
     "convert/deltas.py::StackedDeltas.set_starts": "a stacked model takes its adapter's starts, or learned ones",
     "convert/distil.py::_step": "training of a hybrid, which is a copy",
-    "convert/mixer.py::copy_projections": "a memory that was just built starts from the projections of attention",
+    "convert/starts.py::copy_projections": "a memory that was just built starts from the projections of attention",
+    "convert/starts.py::copy_units": "a memory that was just built starts from the units of an MLP",
     "convert/replacement.py::load_replaced": "a model that was just built",
     "convert/mount.py::Mount.remove": "unstack(state), with which the owner of a model merges what one row has learned",
-    "recipes/meta_start.py::meta_start": "training of a start; the pretrained weights are not touched",
     "models/checkpoint.py::load_model": "a model that was just built",
+    "models/hf/modeling.py::HopePreTrainedModel.from_pretrained": "a model that was just built moves in memory",
     "models/decoder.py::Decoder.with_levels": "a model that was just built shares the parameters as they are",
 }
 # it asks for a gradient and changes no value

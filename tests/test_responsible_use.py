@@ -10,8 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import everlearn as el
 from everlearn.cli.main import main
-from everlearn.learn import Learner
+from everlearn.learn import Archive, Learner
 from everlearn.levels import Level
+from everlearn.memory import SlotMemory
 from tests.pretrained import pretrained, tokenizer
 
 PARTS = (
@@ -148,3 +149,55 @@ def test_an_open_document_stands_in_the_memory_until_it_is_ended(tmp_path):
     assert {"cache", "open"} <= set(reader.state("ada").context)
     reader.close("ada")
     assert not reader.state("ada").context
+
+
+def tokens_in(model, text: str) -> bytes:
+    """Return the bytes that the tokens of a text are in a file of slots."""
+    return model.encode(text).to(torch.int32).numpy().tobytes()
+
+
+def test_slots_give_back_what_was_read_once_and_forgetting_the_document_takes_it_away(tmp_path):
+    """One reading is enough: the planted code is the likeliest of fifty, and stands in the file as it was written."""
+    model = code_reader().model
+    reader = el.Learner(model, store=tmp_path, archive=Archive, slots=SlotMemory())
+    reader.read(notes(CODE), "quill", name="plan.txt")
+    reader.read("The garden needs water. The train to the coast leaves at ten.", "quill", name="other.txt")
+    reader.read(notes(OTHER), "bob", name="bob.txt")
+    words = tokens_in(model, f"The code is {CODE}. ")[4:]
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
+    assert rank(costs(reader, "quill")) == 1 < 10 < rank(costs(reader, None))
+    assert sum(words in data for data in before.values()) == 1
+    assert any(b"plan.txt" in data for data in before.values())
+    archived = reader.user_archive("quill").entry("plan.txt").to_tensors()
+    numbers = windows({name: tensor for name, tensor in archived.items() if tensor.dtype == torch.int8})
+    assert numbers and all(any(number in data for data in before.values()) for number in numbers)
+    assert reader.forget_document("quill", "plan.txt")
+    again = el.Learner(model, store=tmp_path, archive=Archive, slots=SlotMemory())
+    after = files()
+    for gone in (words, b"plan.txt", *numbers):
+        assert not any(gone in data for data in after.values())
+    # who reads now is a learner that has never seen the plan
+    never = Learner(model, archive=Archive, slots=SlotMemory())
+    never.read("The garden needs water. The train to the coast leaves at ten.", "quill", name="other.txt")
+    assert costs(again, "quill") == pytest.approx(costs(never, "quill"), abs=1e-4)
+    assert [document.name for document in again.documents("quill")] == ["other.txt"]
+    assert sum(before[path] == data for path, data in after.items()) >= 2  # bob's files
+
+
+def test_texts_go_to_the_document_that_they_are_like_and_the_rest_to_the_base():
+    """On a model that was trained, if only for a second: what it was trained on is left to it as it was."""
+    reader = Learner(code_reader().model, archive=Archive)
+    texts = {
+        "tides": "High water stands at six, low water at noon; the boats go out with the ebb, in with the flood. ",
+        "bread": "500 g of flour, 350 g of water, 10 g of salt, 5 g of yeast: 20 minutes at 250, 25 more at 200. ",
+    }
+    for name, text in texts.items():
+        reader.read(text * 3, "ada", name=name)
+    for name, text in (*texts.items(), ("base", notes(OTHER))):
+        assert reader.route(text[7:90], "ada").choice == name
+        if name != "base":
+            assert next(iter(reader.score(text, "ada").readers)) == name

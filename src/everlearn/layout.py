@@ -3,4 +3,5 @@
 MARKER, FORMAT = "everlearn.json", 1  # what kind of folder it is, and the number of this layout
 BASE, CONFIG, USERS, CLASSIFIER = "base", "config.json", "users", "classifier.safetensors"
 ADAPTER = "adapter.json"  # beside BASE's other files where the model is one of Hugging Face, which stays where it is
-REPLACED = "replacement.json"  # the same where memories stand for its attention, and the model is there whole
+REPLACED = "replacement.json"  # the same where memories stand in its places, and the model is there whole
+RUN, HELD_OUT = "run.json", "heldout"  # in the folder of a training run: what it is, and the text that it never saw

@@ -162,11 +162,10 @@ class TestText:
         out = taken(capsys, verb, "./-x y.txt", "--state", "S", "--base", "base", "--user=../../a b")
         assert out.splitlines()[-1] == "next: everlearn eval './-x y.txt' --state S --user '../../a b'"
 
-    def test_a_text_shorter_than_one_chunk_is_read_with_a_warning(self, capsys, verb):
+    def test_a_text_too_short_for_a_step_is_read_and_said_to_be(self, capsys, verb):
         Path("x.txt").write_text("abcdef")
-        assert "6 bytes, less than a chunk of 16; nothing would be learned yet" in taken(
-            capsys, *text_words(verb, "x.txt")
-        )
+        said = "nothing was learned yet: 6 tokens, a step needs 17; its gradient waits for more text"
+        assert said in taken(capsys, *text_words(verb, "x.txt"))
 
     def test_bases_that_are_none_are_refused_before_anything_is_made(self, capsys, verb, made):
         for base, match in {

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import ssl
+import urllib.error
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from verbs_fixture import Shell
 
 import everlearn
 from everlearn.convert import StackedModel
-from everlearn.convert.hub import load_base
+from everlearn.convert.hub import check_reachable, load_base
 from everlearn.learn import Learner, Tokens
 from everlearn.memory.codec import digest, to_tensors
 from tests.cli.test_verbs import stop_after
@@ -142,7 +144,7 @@ def test_generate_does_not_go_on_in_a_document_that_is_open(shell, monkeypatch):
     learner = everlearn.load(out)
     assert learner.position("me") > 0
     closed = Learner(learner.model)
-    closed._states["me"] = learner.state("me").new_segment()
+    closed.restore("me", learner.state("me").new_segment())
     expected = closed.generate("the cat", "me", max_new_tokens=5)
     assert shell("generate", "the cat", "--state", out, "--user", "me", "--tokens", "5") == expected + "\n"
 
@@ -265,7 +267,7 @@ def test_chat_ends_a_document_that_is_open_before_it_learns(shell, monkeypatch):
         shell("read", shell.folder / "ada.txt", "--state", out, code=130)
     before = everlearn.load(out)
     plain = Learner(before.model)
-    plain._states["me"] = before.state("me")
+    plain.restore("me", before.state("me"))
     plain.close("me")
     turn = talk(shell, monkeypatch, "--learn", lines=["the cat"])["turns"][0]
     one = before.model.tokenizer.convert_tokens_to_ids
@@ -306,6 +308,7 @@ def test_a_model_of_the_hub_is_taken_from_the_cache_before_anybody_is_asked(base
         raise OSError("not in the cache")
 
     where = {"cached": True}
+    monkeypatch.setattr("everlearn.convert.hub.check_reachable", calls.append)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
     tokenizer = AutoTokenizer.from_pretrained(base)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)
@@ -313,7 +316,30 @@ def test_a_model_of_the_hub_is_taken_from_the_cache_before_anybody_is_asked(base
         where["cached"] = cached
         calls.clear()
         assert load_base("owner/model")[1] is tokenizer
-        assert calls == [("owner/model", options) for options in expected]
+        loads = [("owner/model", options) for options in expected]
+        # whether the hub answers is asked before it is waited for, and only then
+        assert calls == (loads if cached else [loads[0], "owner/model", loads[1]])
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_that_does_not_answer_is_not_waited_for(offline, monkeypatch):
+    """Nothing listens on that port; where the machine says that it is offline, nobody is asked."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    if offline:
+        check_reachable("owner/model")
+        return
+    with pytest.raises(ValueError, match=r"'owner/model' is no folder here and not in the cache, and the hub") as error:
+        check_reachable("owner/model")
+    assert "127.0.0.1:9 does not answer" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_answer_of_any_kind_is_an_answer(monkeypatch):
+    """A hub that refuses this request, or whose certificate only the library knows, is left to the library."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for error in (urllib.error.HTTPError("x", 403, "no", None, None), urllib.error.URLError(ssl.SSLError("unknown"))):
+        monkeypatch.setattr("urllib.request.urlopen", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        check_reachable("owner/model")
 
 
 def test_the_tokenizer_that_comes_with_a_model_is_used(base):

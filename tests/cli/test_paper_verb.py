@@ -71,8 +71,8 @@ def test_an_equation_that_is_not_on_the_list_is_one_line_and_exit_2(capsys):
 def test_without_a_word_all_are_listed_and_an_empty_line_stands_between_places(capsys):
     lines = shown(capsys)
     assert lines[0] == "NL eq. 1: gradient descent"
-    assert lines[-1].startswith("Titans eq. ")
     titles = [n for n, line in enumerate(lines) if line.startswith(("NL ", "Titans "))]
+    assert lines[titles[-1]].startswith("Titans eq. ")
     for before, here in pairwise(titles):
         # what is to come takes one line; everything else is set off
         assert lines[here - 1] == "" or here == before + 1

@@ -170,6 +170,24 @@ class TestMerged:
             apart = wrapper.base(x) + (x.float() @ delta.mT).bfloat16()
             assert torch.equal(wrapper(x.float()), apart)
 
+    @pytest.mark.parametrize("how", ["forward hook", "pre-hook", "forward of its own"])
+    def test_what_a_call_does_beside_the_product_is_not_passed_over(self, how):
+        plain, ids = tiny(), tokens(1, 40)
+        linear, calls = plain.model.layers[0].mlp.down_proj, []
+        inner = linear.forward
+        if how == "forward hook":
+            linear.register_forward_hook(lambda _module, _inputs, y: calls.append(1) or 1.5 * y)
+        elif how == "pre-hook":
+            linear.register_forward_pre_hook(lambda _module, inputs: calls.append(1) or (1.5 * inputs[0],))
+        else:  # as accelerate puts one in place where weights are offloaded
+            linear.forward = lambda x: calls.append(1) or inner(1.5 * x)
+        expected = plain(ids).logits
+        model = stacked(plain)
+        assert torch.equal(model(ids, model.initial_state(1))[0], expected) and calls
+        model.unstack()
+        with pytest.raises(ValueError, match="merged=True needs plain matrices without hooks"):
+            stacked(plain, merged=True)
+
     def test_a_linear_with_a_kernel_of_its_own_is_refused(self):
         with pytest.raises(ValueError, match="is a FalconLinear"):
             stacked(tiny("falcon"), merged=True)

@@ -7,8 +7,18 @@ import copy
 import pytest
 import torch
 
-from everlearn.convert import distil, kl, next_token, replace_attention
+from everlearn.convert import (
+    Continuum,
+    Delta,
+    distil,
+    kl,
+    next_token,
+    replace_attention,
+    replace_blocks,
+    stack_levels,
+)
 from everlearn.convert.distil import local_loss, record
+from everlearn.levels import Level
 from tests.convert.families_fixture import tiny, tokens
 
 
@@ -30,10 +40,10 @@ def snapshot(model):
 def test_what_is_recorded_is_what_each_attention_read_and_gave():
     teacher, student, _ = pair()
     ids = tokens()
-    logits, seen = record(teacher, ids, {"block.1": student.path(1)})
+    logits, seen = record(teacher, ids, {"block.1.attention": student.path("block.1.attention")})
     output = teacher(ids, output_hidden_states=True)
     block, x = teacher.model.layers[1], output.hidden_states[1]
-    inputs, outputs = seen["block.1"]
+    inputs, outputs = seen["block.1.attention"]
     torch.testing.assert_close(inputs, block.input_layernorm(x), atol=1e-12, rtol=0)
     # the rest of the block, from what was recorded, gives what leaves the model
     x = x + outputs
@@ -45,7 +55,7 @@ def test_what_is_recorded_is_what_each_attention_read_and_gave():
 
 def test_the_local_loss_is_one_for_an_answer_of_zero_and_zero_for_the_right_one():
     _, student, _ = pair()
-    mixer = student.mixers()["block.0"]
+    mixer = student.places()["block.0.attention"]
     inputs = torch.randn(2, 5, 16, dtype=torch.float64)
     with torch.no_grad():
         given = mixer(inputs)[0]
@@ -58,18 +68,18 @@ def test_the_local_loss_is_one_for_an_answer_of_zero_and_zero_for_the_right_one(
 def test_learning_locally_lowers_the_error_on_text_that_was_not_learned_from():
     teacher, student, batches = pair()
     untouched, original = snapshot(student.base), snapshot(teacher)
-    paths = {f"block.{i}": student.path(i) for i in (0, 1)}
+    paths = {name: student.path(name) for name in student.places()}
     _, unseen = record(teacher, tokens(4, 24, seed=5), paths)
 
     def errors():
         with torch.no_grad():
-            return [float(local_loss(mixer, *unseen[name])) for name, mixer in student.mixers().items()]
+            return [float(local_loss(mixer, *unseen[name])) for name, mixer in student.places().items()]
 
     first = errors()
     steps = list(distil(student, teacher, batches, local=40, whole=0))
     assert all(now < 0.6 * then for now, then in zip(errors(), first, strict=True))
     assert [s.step for s in steps] == list(range(1, 41)) and {s.phase for s in steps} == {"local"}
-    assert steps[0].loss == pytest.approx(sum(steps[0].blocks.values()) / 2)
+    assert steps[0].loss == pytest.approx(sum(steps[0].places.values()) / 2)
     assert all(".self_attn.memory." in name for name in changed(student.base, untouched))
     assert not changed(teacher, original)
 
@@ -77,18 +87,18 @@ def test_learning_locally_lowers_the_error_on_text_that_was_not_learned_from():
 def test_a_local_step_is_adamw_on_the_error_of_one_memory():
     teacher, student, _ = pair()
     ids = tokens(4, 24)
-    twin = copy.deepcopy(student).mixers()["block.1"]
-    _, seen = record(teacher, ids, {"block.1": student.path(1)})
+    twin = copy.deepcopy(student).places()["block.1.attention"]
+    _, seen = record(teacher, ids, {"block.1.attention": student.path("block.1.attention")})
     optimizer = torch.optim.AdamW(twin.parameters(), lr=2e-3, weight_decay=0.0)
-    loss = local_loss(twin, *seen["block.1"])
+    loss = local_loss(twin, *seen["block.1.attention"])
     loss.backward()
     torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
     optimizer.step()
-    other = snapshot(student.mixers()["block.0"])
-    (step,) = distil(student, teacher, [ids], local=1, whole=0, local_lr=2e-3, blocks=["block.1"])
-    assert step.loss == loss.item() and step.blocks == {"block.1": loss.item()}
-    assert not changed(student.mixers()["block.1"], dict(twin.named_parameters()))
-    assert not changed(student.mixers()["block.0"], other)
+    other = snapshot(student.places()["block.0.attention"])
+    (step,) = distil(student, teacher, [ids], local=1, whole=0, local_lr=2e-3, places=["block.1.attention"])
+    assert step.loss == loss.item() and step.places == {"block.1.attention": loss.item()}
+    assert not changed(student.places()["block.1.attention"], dict(twin.named_parameters()))
+    assert not changed(student.places()["block.0.attention"], other)
 
 
 def test_the_rate_falls_along_a_line_to_a_tenth_in_each_phase():
@@ -112,7 +122,7 @@ def test_tuning_the_whole_lowers_the_objective(objective):
     ids, before, original = tokens(4, 24), snapshot(student.base), snapshot(teacher)
     steps = list(distil(student, teacher, [ids] * 30, local=0, whole=30, lr=3e-3, objective=objective))
     assert steps[-1].loss < 0.7 * steps[0].loss
-    assert {s.phase for s in steps} == {"whole"} and not steps[0].blocks
+    assert {s.phase for s in steps} == {"whole"} and not steps[0].places
     assert changed(student.base, before) == set(before)
     assert not changed(teacher, original)
 
@@ -150,10 +160,54 @@ def test_a_hybrid_without_memories_has_nothing_to_learn_from_its_original():
     assert step.phase == "whole" and step.loss == pytest.approx(0, abs=1e-12)
 
 
+def test_what_an_mlp_read_and_gave_is_recorded_and_learned():
+    teacher = tiny()
+    student = replace_blocks(teacher, mlp={0: Continuum(hidden_dim=8), 1: Delta()})
+    ids, original = tokens(), snapshot(teacher)
+    _, seen = record(teacher, ids, {name: student.path(name) for name in student.places()})
+    block, x = teacher.model.layers[0], teacher(ids, output_hidden_states=True).hidden_states
+    inputs, outputs = seen["block.0.mlp"]
+    torch.testing.assert_close(block.mlp(inputs), outputs, atol=1e-12, rtol=0)
+    middle = x[1] - outputs  # the stream between the two parts of the block
+    torch.testing.assert_close(block.post_attention_layernorm(middle), inputs, atol=1e-12, rtol=0)
+    batches = (tokens(4, 24, seed) for seed in range(10, 100))
+    steps = list(distil(student, teacher, batches, local=40, whole=0))
+    for name in student.places():
+        assert steps[-1].places[name] < 0.6 * steps[0].places[name]
+    assert not changed(teacher, original)
+
+
+def test_a_memory_that_is_right_already_is_left_alone():
+    """Adam divides by the size of its gradient: from zero error its steps would be as large as from any other."""
+    teacher = tiny()
+    student = replace_blocks(teacher, mlp={0: Continuum(), 1: Continuum(hidden_dim=8)})
+    before = snapshot(student.base)
+    steps = list(distil(student, teacher, (tokens(4, 24, seed) for seed in range(10, 20)), local=5, whole=0))
+    assert steps[0].places["block.0.mlp"] < 1e-20 < 1e-3 < steps[0].places["block.1.mlp"]
+    assert {name.split(".")[2] for name in changed(student.base, before)} == {"1"}
+    exact = replace_blocks(teacher, mlp={0: Continuum()})
+    before = snapshot(exact.base)
+    list(distil(exact, teacher, [tokens()], local=1, whole=0))
+    assert not changed(exact.base, before)
+
+
+def test_another_teacher_is_refused():
+    _, student, batches = pair()
+    other = tiny()
+    torch.nn.init.zeros_(other.model.norm.weight)
+    with pytest.raises(ValueError, match=r"was made of another model: its SHA-256 is .* give the original, with"):
+        list(distil(student, other, batches, local=1, whole=0))
+    with pytest.raises(ValueError, match="take no gradient, as when levels are stacked on it; teach it first"):
+        stack_levels(student, levels=[Level("fast", 8)], chunk_size=8)
+        list(distil(student, tiny(), batches, local=1, whole=0))
+
+
 def test_what_cannot_be_learned_is_refused():
     teacher, student, _ = pair([1])
-    with pytest.raises(ValueError, match=r"block 'block.0' holds no memory; the replaced ones are \['block.1'\]"):
-        list(distil(student, teacher, [], local=1, whole=1, blocks=["block.0"]))
+    with pytest.raises(
+        ValueError, match=r"'block.0.attention' holds no memory; the replaced places are \['block.1.attention'\]"
+    ):
+        list(distil(student, teacher, [], local=1, whole=1, places=["block.0.attention"]))
     with pytest.raises(ValueError, match="the batches ended before step 2 of 3 of the phase 'local'; give one for"):
         list(distil(student, teacher, [tokens()], local=3, whole=0))
     before = snapshot(student.base)

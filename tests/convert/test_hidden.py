@@ -6,7 +6,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from everlearn.convert import stack_levels
 from everlearn.learn import read
-from everlearn.learn.archive import BASE, Archive
+from everlearn.learn.archive import Archive
+from everlearn.learn.route import BASE
 from everlearn.learn.slots import look_up, memorize
 from everlearn.levels import Level
 from everlearn.memory.slots import SlotMemory

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import everlearn as el
-from everlearn.convert import load_replaced, replace_attention, replace_more, stack_levels
-from everlearn.convert.mixer import MemoryMixer
+from everlearn.convert import Delta, load_replaced, replace_attention, replace_more, stack_levels
+from everlearn.convert.in_place import MemoryMixer
 from everlearn.layers import DeltaMemory
 from everlearn.learn import Learner
 from everlearn.learn.stream import read
@@ -39,7 +39,7 @@ def test_with_nothing_replaced_it_is_the_original_bit_for_bit(family):
     expected = plain(ids).logits
     assert torch.equal(model(ids)[0], expected)
     assert torch.equal(model.base(ids).logits, expected)
-    assert model.config.layers == () and model.initial_state(2).memory == {}
+    assert model.config.names() == () and model.initial_state(2).memory == {}
 
 
 @pytest.mark.parametrize("layers", CHOICES)
@@ -52,7 +52,7 @@ def test_a_replaced_block_adds_what_a_delta_memory_gives_for_the_same_inputs(lay
     for index, block in enumerate(plain.model.layers):
         inputs = block.input_layernorm(x)
         if index in layers:
-            memory = model.mixers()[f"block.{index}"].memory
+            memory = model.places()[f"block.{index}.attention"].memory
             assert isinstance(memory, DeltaMemory)
             mixed = memory(inputs)[0]
         else:
@@ -96,7 +96,7 @@ def test_rows_never_mix():
     (a, left), (b, right) = model(ids), model(other)
     for row in (0, 2):
         assert torch.equal(a[row], b[row])
-        assert torch.equal(left.memory["block.0"]["S"][row], right.memory["block.0"]["S"][row])
+        assert torch.equal(left.memory["block.0.attention"]["S"][row], right.memory["block.0.attention"]["S"][row])
     assert not torch.equal(a[1], b[1])
 
 
@@ -139,22 +139,24 @@ def test_the_end_of_a_document_empties_the_memories_of_the_rows_that_it_concerns
     model = hybrid([0])
     _, state = model(tokens(2, 9))
     after, updates = model.tick(state, "document", torch.tensor([True, False]))
-    assert updates == {} and not after.memory["block.0"]["S"][0].any()
-    assert torch.equal(after.memory["block.0"]["S"][1], state.memory["block.0"]["S"][1])
-    assert torch.equal(model.tick(state, "turn")[0].memory["block.0"]["S"], state.memory["block.0"]["S"])
+    assert updates == {} and not after.memory["block.0.attention"]["S"][0].any()
+    assert torch.equal(after.memory["block.0.attention"]["S"][1], state.memory["block.0.attention"]["S"][1])
+    assert torch.equal(
+        model.tick(state, "turn")[0].memory["block.0.attention"]["S"], state.memory["block.0.attention"]["S"]
+    )
 
 
 def test_projections_of_the_attention_start_the_memory_and_groups_are_repeated():
     plain = tiny(num_attention_heads=4, num_key_value_heads=2)
     old = plain.model.layers[1].self_attn
-    memory = replace_attention(plain, layers=[1]).mixers()["block.1"].memory
+    memory = replace_attention(plain, layers=[1]).places()["block.1.attention"].memory
     queries, keys, values = memory.qkv.weight.split(16)
     assert torch.equal(queries, old.q_proj.weight) and torch.equal(memory.out.weight, old.o_proj.weight)
     for head, group in ((0, 0), (1, 0), (2, 1), (3, 1)):
         mine, theirs = slice(4 * head, 4 * head + 4), slice(4 * group, 4 * group + 4)
         assert torch.equal(keys[mine], old.k_proj.weight[theirs])
         assert torch.equal(values[mine], old.v_proj.weight[theirs])
-    drawn = replace_attention(plain, layers=[1], from_projections=False).mixers()["block.1"].memory
+    drawn = replace_attention(plain, layers=[1], from_projections=False).places()["block.1.attention"].memory
     assert not torch.equal(drawn.qkv.weight[:16], queries)
 
 
@@ -170,22 +172,22 @@ def test_the_model_that_is_given_stays_as_it_was():
     assert torch.equal(plain(ids).logits, expected) and plain.config.use_cache
     first = hybrid([1])
     old = first.fingerprint()
-    replace_more(first, [0]).base.model.layers[1].self_attn.memory.qkv.weight.data.zero_()
-    assert first.fingerprint() == old and first.config.layers == (1,)
+    replace_more(first, attention={0: Delta()}).base.model.layers[1].self_attn.memory.qkv.weight.data.zero_()
+    assert first.fingerprint() == old and first.config.names() == ("block.1.attention",)
 
 
 def test_one_block_after_the_other_gives_what_both_at_once_give():
     ids = tokens()
     torch.manual_seed(0)
     second = hybrid([1])
-    both = replace_more(second, [0])
-    assert both.config.layers == (0, 1)
-    one, two = both.mixers()["block.1"].memory, second.mixers()["block.1"].memory
+    both = replace_more(second, attention={0: Delta()})
+    assert both.config.names() == ("block.0.attention", "block.1.attention")
+    one, two = both.places()["block.1.attention"].memory, second.places()["block.1.attention"].memory
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     at_once = hybrid([0, 1])
     at_once.base.load_state_dict(both.base.state_dict())
     assert torch.equal(at_once(ids)[0], both(ids)[0])
-    assert replace_more(both, [0]).fingerprint() == both.fingerprint()
+    assert replace_more(both).fingerprint() == both.fingerprint()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -193,13 +195,13 @@ def test_one_block_after_the_other_gives_what_both_at_once_give():
 def test_a_saved_hybrid_comes_back_bit_for_bit(tmp_path, dtype, layers):
     tiny("gemma").save_pretrained(tmp_path / "plain")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=dtype)
-    model = replace_attention(plain, layers=layers, gated=True, conv_width=3)
+    model = replace_attention(plain, layers=layers, memory=Delta(gated=True, conv_width=3))
     model.save(tmp_path)
     again = load_replaced(tmp_path)
     assert again.config == model.config and again.fingerprint() == model.fingerprint()
     assert torch.equal(again(tokens())[0], model(tokens())[0])
     shown = json.loads((tmp_path / "replacement.json").read_text())
-    assert shown["config"]["layers"] == layers
+    assert [int(index) for index in shown["config"]["attention"]] == layers
 
 
 def test_a_folder_that_is_not_whole_or_was_changed_is_refused(tmp_path):
@@ -245,29 +247,29 @@ def test_attention_of_an_unknown_structure_is_refused_in_one_line(family):
 
 
 def test_what_cannot_be_replaced_is_refused():
-    with pytest.raises(ValueError, match=r"layers .2. are not of LlamaForCausalLM, whose blocks are 0 to 1"):
+    with pytest.raises(ValueError, match=r"block 2 is not of LlamaForCausalLM, whose blocks are 0 to 1"):
         hybrid([2])
     with pytest.raises(ValueError, match="have biases, which a memory has no place for; give from_projections=False"):
         replace_attention(tiny("qwen2"), layers=[0])
     with pytest.raises(ValueError, match="cannot start a memory of 4 heads of 4; give the model's own num_heads"):
-        replace_attention(tiny(head_dim=6), layers=[0], num_heads=4)
+        replace_attention(tiny(head_dim=6), layers=[0], memory=Delta(num_heads=4))
     with pytest.raises(ValueError, match="num_heads 3 does not divide dim 16"):
-        hybrid(num_heads=3)
+        hybrid(memory=Delta(num_heads=3))
 
 
 def test_a_call_that_a_memory_would_misread_is_refused():
     model, ids = hybrid([0]), tokens()
-    with pytest.raises(ValueError, match=r"holds no state for 'block.0'.*use_cache=False"):
+    with pytest.raises(ValueError, match=r"holds no state for 'block.0.attention'.*use_cache=False"):
         model.base(ids, use_cache=True)
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
     with pytest.raises(ValueError, match="the mask hides tokens as padding"):
         model.base(ids, attention_mask=mask)
-    with pytest.raises(ValueError, match=r"holds a memory 'block\.0' that this model lacks"):
+    with pytest.raises(ValueError, match=r"holds a memory 'block\.0\.attention' that this model lacks"):
         hybrid([1])(ids, model(ids)[1])
     with pytest.raises(ValueError, match="the vocabulary from 0 to 60; encode with the tokenizer"):
         model(ids + 60)
-    with pytest.raises(ValueError, match="holds no state"):
+    with pytest.raises(ValueError, match="only the hybrid knows which; give stack_levels the ReplacedModel"):
         stack_levels(replace_attention(tiny(), layers=[0]).base)
 
 
@@ -285,9 +287,9 @@ def test_the_base_generates_what_reading_token_by_token_picks():
 
 def test_every_mixer_is_told_by_the_name_of_its_block():
     model = hybrid([0, -1])
-    assert {name: type(mixer) for name, mixer in model.mixers().items()} == {
-        "block.0": MemoryMixer,
-        "block.1": MemoryMixer,
+    assert {name: type(mixer) for name, mixer in model.places().items()} == {
+        "block.0.attention": MemoryMixer,
+        "block.1.attention": MemoryMixer,
     }
 
 

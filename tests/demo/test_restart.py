@@ -53,9 +53,7 @@ def test_a_roll_back_is_checked_against_both_states(tmp_path, monkeypatch):
         monkeypatch.setattr("everlearn.learn.learner.take_level", wrong)
         assert not restart._rollback(model, TEXT, tmp_path / f"b{number}")
     monkeypatch.undo()
-    monkeypatch.setattr(
-        everlearn.learn.Learner, "read", lambda self, *_, **__: self._commit({"ada": self._fresh}, None)
-    )
+    monkeypatch.setattr(everlearn.learn.Learner, "read", lambda self, *_, **__: self._commit({"ada": self.fresh}, None))
     assert not restart._rollback(model, TEXT, tmp_path / "c")
 
 

@@ -30,6 +30,6 @@ def tiny_llama(vocabulary: int = 11) -> Any:
 @cache
 def tiny_tokenizer() -> Any:
     """Return a byte-level BPE tokenizer with 300 tokens."""
-    from everlearn.recipes.stand_in import train_tokenizer
+    from everlearn.models.tokenizer import train_tokenizer
 
     return train_tokenizer(["“The cat sat on the mat;” the dog sat by it — the end.\n\nA café, naïvely. " * 4], 300)

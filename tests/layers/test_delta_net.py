@@ -1,13 +1,10 @@
-"""The delta-rule layer: its parts against the equation, and parity, which needs a negative eigenvalue."""
-
-import math
+"""The delta-rule layer: its parts against the equation; what it learns is in `tests/recipes/test_small_tasks.py`."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from everlearn.layers import DeltaMemory, SwiGLU
+from everlearn.layers import DeltaMemory
 from everlearn.layers.delta_net import unit
 from everlearn.ops.delta_rule.naive import delta_rule
 
@@ -79,90 +76,6 @@ def test_settings_that_cannot_work_are_refused():
         DeltaMemory(12, 5)
     with pytest.raises(ValueError, match="conv_width 0"):
         DeltaMemory(12, 3, conv_width=0)
-
-
-class Tagger(nn.Module):
-    """One block between an embedding and a read-out, the smallest model that can be asked for a language."""
-
-    def __init__(self, vocabulary: int, outputs: int, **options) -> None:
-        super().__init__()
-        self.embed, self.head = nn.Embedding(vocabulary, 64), nn.Linear(64, outputs)
-        self.mixer, self.mlp = DeltaMemory(64, 2, **options), SwiGLU(64, 128)
-        self.norms = nn.ModuleList(nn.RMSNorm(64) for _ in range(3))
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embed(tokens)
-        x = x + self.mixer(self.norms[0](x))[0]
-        x = x + self.mlp(self.norms[1](x))
-        return self.head(self.norms[2](x))
-
-
-def parity(rows: int, length: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random bits, the parity of each prefix, and every position counted."""
-    bits = torch.randint(0, 2, (rows, length), generator=generator)
-    return bits, bits.cumsum(1) % 2, torch.ones(rows, length, dtype=torch.bool)
-
-
-def recall(rows: int, length: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Key, value, key, value; 16 keys with values drawn per row; counted where a key comes again."""
-    keys = torch.randint(0, 16, (rows, length // 2), generator=generator)
-    values = torch.randint(0, 16, (rows, 16), generator=generator).gather(1, keys)
-    again = torch.stack([(keys[:, :i] == keys[:, i : i + 1]).any(1) for i in range(length // 2)], 1)
-    nothing = torch.zeros_like(values)
-    pairs = ((keys, values + 16), (values, nothing), (again, nothing.bool()))
-    tokens, targets, counted = (torch.stack(pair, 2).flatten(1) for pair in pairs)
-    return tokens, targets, counted
-
-
-def train(model: Tagger, task, length: int, *, rows: int, steps: int, lr: float, seed: int) -> torch.Generator:
-    """Train with warm-up and a cosine; return the generator, so that what follows has not been seen."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 50) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
-        tokens, targets, counted = task(rows, length, generator)
-        loss = F.cross_entropy(model(tokens)[counted], targets[counted])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return generator
-
-
-def accuracy(model: Tagger, task, length: int, generator: torch.Generator, start: int = 0) -> float:
-    """Measure 64 new rows, from position `start` on."""
-    tokens, targets, counted = task(64, length, generator)
-    with torch.no_grad():
-        right = model(tokens).argmax(-1) == targets
-    return right[:, start:][counted[:, start:]].double().mean().item()
-
-
-@pytest.mark.slow
-def test_parity_generalises_to_four_times_the_length_and_the_control_does_not():
-    """The control is gated DeltaNet: alpha (I - eta k k^T) with eta <= 1 has no negative eigenvalue."""
-    scores, controls = [], []
-    for seed in range(3):
-        for results, gated in ((scores, False), (controls, True)):
-            torch.manual_seed(seed)
-            model = Tagger(2, 2, gated=gated)
-            generator = train(model, parity, 40, rows=12, steps=450, lr=4e-3, seed=seed)
-            results.append(accuracy(model, parity, 160, generator, start=80))
-    print("parity at 81-160:", scores, "control:", controls)
-    assert sum(score >= 0.99 for score in scores) >= 2, scores
-    assert max(controls) < 0.65, controls
-
-
-@pytest.mark.slow
-def test_sixteen_keys_are_recalled_in_context():
-    scores = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        model = Tagger(32, 16)
-        generator = train(model, recall, 64, rows=16, steps=220, lr=1e-2, seed=seed)
-        scores.append(accuracy(model, recall, 64, generator))
-    print("recall of 16 keys:", scores)
-    assert sum(score >= 0.98 for score in scores) >= 2, scores
 
 
 def test_a_document_ends_with_an_empty_memory_in_the_rows_it_concerns():

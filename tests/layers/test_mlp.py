@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from everlearn.layers.mlp import SwiGLU, swiglu
@@ -18,10 +19,11 @@ def test_one_hidden_unit_by_hand():
     assert torch.allclose(swiglu(x, gate, up, down), torch.tensor([[[hidden, 2 * hidden]]], dtype=torch.float64))
 
 
-def test_rows_with_their_own_weights_equal_each_row_alone():
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_with_their_own_weights_equal_each_row_alone(rows):
     torch.manual_seed(0)
-    layers = [SwiGLU(4, 6).double() for _ in range(3)]
-    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+    layers = [SwiGLU(4, 6).double() for _ in range(rows)]
+    x = torch.randn(rows, 5, 4, dtype=torch.float64, requires_grad=True)
     weights = [torch.stack([layer.get_parameter(f"{part}.weight") for layer in layers]) for part in PARTS]
     y = swiglu(x, *weights)
     want = torch.cat([layer(x[row : row + 1]) for row, layer in enumerate(layers)])

@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from everlearn.layers import Attention, DeltaMemory
+from everlearn.layers import (
+    Attention,
+    DeltaMemory,
+    MemoryAsContext,
+    MemoryAsGate,
+    MemoryAsLayer,
+    SelfModifyingTitans,
+    TitansMemory,
+)
 from everlearn.memory.state import LayerState
+from everlearn.ops.self_modifying import L2, SelfModifyingRule
 
 DIM, HEADS, ROWS, LENGTH = 16, 2, 3, 21
 TOLERANCE = 1e-10  # float64: another cut only changes the order of a few dozen additions
@@ -16,7 +25,24 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "windowed_attention": lambda: Attention(DIM, HEADS, window=5),
     "delta_memory": lambda: DeltaMemory(DIM, HEADS, block_size=8),
     "gated_delta_memory": lambda: DeltaMemory(DIM, HEADS, block_size=8, gated=True),
+    "self_modifying": lambda: SelfModifyingTitans(DIM, HEADS, rule=SelfModifyingRule(chunk_size=4)),
+    "self_modifying_mlp": lambda: SelfModifyingTitans(
+        DIM, HEADS, rule=SelfModifyingRule(chunk_size=4, others_chunk_size=8, implicit=True), hidden_dim=6
+    ),
+    "self_modifying_every_option": lambda: SelfModifyingTitans(
+        DIM,
+        HEADS,
+        rule=SelfModifyingRule(chunk_size=8, others_chunk_size=4, implicit=True, objective=L2, beta=0.5),
+        generate_q=True,
+        anchored=True,
+    ),
     "delta_memory_without_conv": lambda: DeltaMemory(DIM, HEADS, conv_width=1, block_size=8),
+    "titans_memory": lambda: TitansMemory(DIM, HEADS, chunk_size=4),
+    "titans_memory_of_two_layers": lambda: TitansMemory(DIM, HEADS, chunk_size=8, depth=2, momentum=False),
+    "persistent_attention": lambda: Attention(DIM, HEADS, window=5, num_persistent=3),
+    "memory_as_context": lambda: MemoryAsContext(DIM, HEADS, segment_size=6, num_persistent=3),
+    "memory_as_gate": lambda: MemoryAsGate(DIM, HEADS, window=5, num_persistent=3, chunk_size=4),
+    "memory_as_layer": lambda: MemoryAsLayer(DIM, HEADS, window=5, num_persistent=3, chunk_size=4),
 }
 
 
@@ -151,6 +177,13 @@ def test_every_parameter_gets_a_gradient(layer):
         assert parameter.grad.norm() > 1e-8, name
 
 
+def test_what_stands_at_padding_reaches_no_gradient(layer):
+    mask = lengths_mask([LENGTH, 13, 0], LENGTH)
+    x = torch.where(mask.unsqueeze(-1), tokens(), torch.nan)
+    (layer(x, None, mask)[0][mask] * tokens()[mask]).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters() if parameter.grad is not None)
+
+
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
 def test_finite_in_bfloat16(layer, autocast):
     layer, x = (layer.float(), tokens().float()) if autocast else (layer.bfloat16(), tokens().bfloat16())
@@ -162,7 +195,7 @@ def test_finite_in_bfloat16(layer, autocast):
     y = torch.cat([first, second], 1)
     mask = lengths_mask([21, 14, 9], 21)
     assert y.isfinite().all() and (y[mask].double() - want[mask]).norm() < 0.03 * want[mask].norm()
-    assert all(t.dtype == torch.float32 for t in state.memory.values())
+    assert all(t.dtype == torch.float32 for t in state.memory.values() if t.is_floating_point())
     y.float().sum().backward()
     assert all(p.grad.isfinite().all() for p in layer.parameters())
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from everlearn.learn import read
-from everlearn.learn.archive import BASE, Archive, Route, error_rate
+from everlearn.learn.archive import Archive
+from everlearn.learn.route import BASE, Route, error_rate
 from everlearn.memory import codec
 from everlearn.memory.state import ModelState
 from everlearn.models.text import encode
@@ -159,6 +160,21 @@ def test_keeping_one_document_leaves_the_others_bit_for_bit_and_can_be_undone():
     assert kept.names() == ["numbers", "as"]
     with pytest.raises(ValueError, match=r"'cats' is not archived; the archive holds \['numbers', 'as'\]"):
         kept.roll_back("cats")
+
+
+def test_a_reading_that_is_kept_again_takes_its_own_place():
+    """As after a crash: no version is made of it, and none is lost; the newest stays where it is."""
+    model = byte_model()
+    kept = archive(model)
+    kept.keep("cats", learned(model, b"cats are no dogs"))
+    before = bits(kept)
+    orders = [entry.order for entry in kept.entries()]
+    kept.keep("cats", learned(model, b"cats are no dogs"), again=True)
+    assert bits(kept) == before and [entry.order for entry in kept.entries()] == orders
+    kept.keep("numbers", learned(model, TEXTS["numbers"]), again=True)
+    assert bits(kept) == before and kept.names() == ["as", "cats", "numbers"]
+    kept.keep("new", learned(model, TEXT), again=True)
+    assert kept.names()[-1] == "new" and kept.entry("new").before is None
 
 
 def test_routing_changes_nothing():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from everlearn.demo.base import load_or_train
 from everlearn.learn import Archive, error_rate, look_up, memorize, read
-from everlearn.learn.archive import BASE
+from everlearn.learn.route import BASE
 from everlearn.levels import Level
 from everlearn.memory.slots import SlotMemory
 from everlearn.models.text import encode

@@ -38,7 +38,7 @@ def distance(model_start, state) -> float:
 def test_the_rise_is_the_difference_of_two_scores_of_the_probe():
     guard, before, after = taught()
     learner = Learner(byte_model(levels=LEVELS))
-    learner._states["ada"] = after
+    learner.restore("ada", after)
     expected = learner.score(PROBE, "ada").bits_per_byte - learner.score(PROBE).bits_per_byte
     assert guard.rise(after) == pytest.approx(expected, abs=1e-12)
     assert guard.rise(before) == 0

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import everlearn
 from everlearn.learn import Learner, read
-from everlearn.learn.learner import _pick
+from everlearn.learn.generation import pick
 from everlearn.levels import Level
 from everlearn.models import PRESETS, Decoder
 from everlearn.models.text import encode
@@ -200,10 +200,10 @@ def test_sampling_follows_the_shares_and_its_seed():
     """Logits 0 and ln 3 are shares of 1/4 and 3/4; at temperature 1/2 they are 1/10 and 9/10."""
     logits = torch.tensor([[0.0, math.log(3)]]).expand(4000, 2)
     for temperature, share in ((1.0, 0.75), (0.5, 0.9)):
-        drawn = _pick(logits, temperature, torch.Generator().manual_seed(0)).double().mean()
+        drawn = pick(logits, temperature, torch.Generator().manual_seed(0)).double().mean()
         # four standard deviations of 4,000 draws
         assert abs(float(drawn) - share) < 4 * math.sqrt(share * (1 - share) / 4000)
-    assert _pick(logits, 0.0, torch.Generator()).unique().tolist() == [1]
+    assert pick(logits, 0.0, torch.Generator()).unique().tolist() == [1]
     learner = Learner(byte_model())
     texts = [learner.generate("x", temperature=1.0, seed=seed, max_new_tokens=12) for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]

@@ -134,6 +134,25 @@ def test_what_is_no_conversation_is_refused(call, message):
         call()
 
 
+def test_a_role_that_nobody_named_is_refused_before_anything_is_learned():
+    """A misspelt "user" would be read as context, and the user would never know why nothing was learned."""
+    learner = Learner(byte_model())
+    for talk in ([("usr", "my dog is rex.")], [*TALK, ("npc", "who goes there?")]):
+        role = talk[-1][0]
+        with pytest.raises(
+            ValueError, match=rf"role '{role}' is unknown, the roles here are .*, user; correct it, name"
+        ) as e:
+            learner.read(talk, "ada")
+        assert "\n" not in str(e.value) and not learner.knows("ada")
+    talk = [*TALK, ("npc", "who goes there?")]
+    learner.read(talk, "ada", learn_from={"npc"})
+    learner.read(talk, "bob", context={"npc", "user", "assistant"}, learn_from=())
+    fresh = byte_model().initial_state(1).memory["blocks.0.mlp"]["slow.up"]
+    assert not torch.equal(learner.state("ada").memory["blocks.0.mlp"]["slow.up"], fresh)
+    assert torch.equal(learner.state("bob").memory["blocks.0.mlp"]["slow.up"], fresh)
+    assert learner.score(talk, "ada").bits.shape == learner.score("".join(w for _, w in talk), "ada").bits.shape
+
+
 def test_roles_that_are_one_text_are_refused():
     """Letters of a word would be looked for as roles: "use" is in "user"."""
     with pytest.raises(ValueError, match=r"learn_from 'user' is one text; give a set of roles, such as \{'user'\}"):

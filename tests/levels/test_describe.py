@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import everlearn
-from everlearn.layers import CMS, Attention, DeltaMemory, SwiGLU
+from everlearn.layers import CMS, Attention, DeltaMemory, SelfModifyingRule, SelfModifyingTitans, SwiGLU
 from everlearn.levels import Component, Level, NestedSystem, describe
 from everlearn.memory.state import LayerState, ModelState
 from everlearn.models import Decoder, preset
@@ -103,6 +103,24 @@ def test_the_delta_memory_is_a_matrix_per_head_and_the_tail_of_a_convolution():
     ]
 
 
+def test_self_modifying_memories_stand_at_the_pace_of_what_is_read_of_them():
+    """[NL def. 2, eq. 90]: the main memory is read after every write, the others as their last chunk left them."""
+    system = describe(make("hope", mixer_chunk_size=8))
+    assert titles(system) == ["every token", "every 8 tokens", "never"]
+    main, tail = system.levels[0].components
+    matrix = 2 * HEADS * (DIM // HEADS) ** 2 * 4  # the weights by now and those at the boundary
+    assert (main.name, main.kind) == ("blocks.0-2.mixer.main", "matrix memory")
+    assert main.state_bytes == LAYERS * (matrix + 8)  # and the place in the chunk, in int64
+    assert main.start_from == ("blocks.0-2.mixer.init.main",)
+    assert tail.name == "blocks.0-2.mixer.conv"
+    others = {memory.name: memory.state_bytes for memory in system.levels[1].components}
+    assert others == {f"blocks.0-2.mixer.{name}": LAYERS * matrix for name in ("k", "v", "eta", "alpha")}
+    starts = [c for c in system.components if c.kind == "learned start"]
+    assert [c.parameters for c in starts] == 5 * [LAYERS * HEADS * (DIM // HEADS) ** 2]
+    read_late = SelfModifyingTitans(8, 2, rule=SelfModifyingRule(chunk_size=4, others_chunk_size=8, read_boundary=True))
+    assert titles(describe(read_late)) == ["every token", "every 4 tokens", "every 8 tokens", "never"]
+
+
 @pytest.mark.parametrize(("name", "mixer"), [("delta_net", DELTA), ("transformer++", ATTENTION)])
 def test_every_level_of_a_memory_system_is_a_level_of_its_own(name, mixer):
     """[NL eq. 70-71]; with attention this is what the paper calls Hope-Attention [NL eq. 94-97]."""
@@ -124,7 +142,7 @@ def test_every_level_of_a_memory_system_is_a_level_of_its_own(name, mixer):
 
 
 @pytest.mark.parametrize("levels", [(), LEVELS], ids=["mlp", "cms"])
-@pytest.mark.parametrize("name", ["transformer++", "delta_net"])
+@pytest.mark.parametrize("name", ["transformer++", "delta_net", "hope"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_bytes_of_a_row_are_those_of_a_real_state(name, levels, dtype):
     model = make(name, levels).to(dtype)

@@ -101,3 +101,30 @@ def test_plain_data_makes_the_level_again_and_says_no_more_than_before():
     assert data[1]["update_period"] == "never"
     assert data[2]["mean_of"] == "fast" and data[2]["decay"] == 0.97
     assert [Level.from_dict(item) for item in data] == levels
+
+
+def test_a_period_that_is_not_over_takes_its_share_at_the_event_that_finishes_it():
+    """[NL eq. 71]: 3 of 4 tokens are three terms of its sum, so three quarters of a step; none is no step."""
+    level, tokens = Level("fast", 4, finish="document"), torch.tensor([0, 1, 3])
+    assert level.due(tokens, "document").tolist() == [False, True, True]
+    assert level.share(tokens, "document").tolist() == [0.0, 0.25, 0.75]
+    assert level.due(tokens, "turn").tolist() == level.due(tokens).tolist() == [False] * 3
+    assert level.share(tokens, "turn") is None and level.share(tokens, None) is None
+    assert Level("fast", 4).due(tokens, "document").tolist() == [False] * 3
+
+
+def test_what_finishes_a_period_is_kept_and_needs_a_period_in_tokens():
+    level = Level("fast", 4, finish="document")
+    assert Level.from_dict(level.to_dict()) == level
+    assert "finish" not in Level("fast", 4).to_dict()
+    for wrong, words in (
+        ({"finish": 3}, "finish 3 of level 'a' is no event"),
+        (
+            {"finish": "document", "update_period": "session"},
+            "needs a period in tokens, .* is 'session'",
+        ),
+        ({"finish": "document", "update_period": math.inf}, "needs a period in tokens, .* is inf"),
+        ({"finish": "document", "update_period": 0, "mean_of": "b"}, "has no effect on a running mean"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Level("a", **{"update_period": 4, **wrong})

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from everlearn.layers import SelfModifyingTitans
 from everlearn.levels import Level
 from everlearn.models import PRESETS, Decoder, DecoderConfig, load_model, preset, save_model
 
@@ -16,6 +17,9 @@ LEVELS = [Level("fast", 4, 0.3), Level("slow", 8, 0.3)]
 def make(name: str, levels=LEVELS, seed: int = 0, **changes) -> Decoder:
     torch.manual_seed(seed)
     sizes = {"dim": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 12, "vocab_size": 11, "chunk_size": 4}
+    sizes["mixer_chunk_size"] = 4
+    if name.startswith("titans"):
+        sizes["window"] = 5  # shorter than the inputs, so that segments close and windows slide
     return Decoder(preset(name, levels=levels, **{**sizes, **changes})).double()
 
 
@@ -129,6 +133,16 @@ def test_hope_attention_is_the_transformer_with_a_memory_for_its_mlp():
     assert (config.mixer, [level.update_period for level in config.levels]) == ("attention", [64, 256, 1024])
     assert preset("hope_attention", levels=()) == preset("transformer++")
     assert preset("transformer++", levels=config.levels) == config
+
+
+def test_hope_has_self_modifying_memories_in_the_place_of_attention():
+    """[NL eq. 94-97]: the paper's Hope; its chunk is part of what the model is, and old fingerprints stay."""
+    config = preset("hope", mixer_chunk_size=8)
+    assert config.levels == preset("hope_attention").levels
+    mixer = Decoder(config).blocks[0].mixer
+    assert isinstance(mixer, SelfModifyingTitans) and mixer.rule.chunk_size == 8
+    assert DecoderConfig.from_dict(config.to_dict()) == config
+    assert "mixer_chunk_size" not in preset("hope").to_dict()
 
 
 def test_endless_periods_make_a_plain_chain_and_keep_nothing():

@@ -52,9 +52,9 @@ def test_the_stand_in_is_the_size_that_the_page_says():
 
 
 def test_only_the_matrices_of_the_blocks_go_to_muon():
-    from everlearn.train.loop import _optimizers
+    from everlearn.train.loop import optimizers
 
-    muon, adamw = _optimizers(stand_in.build(64), stand_in.training(), "model.layers.")
+    muon, adamw = optimizers(stand_in.build(64), stand_in.training(), "model.layers.")
     assert sum(len(group["params"]) for group in muon.param_groups) == 4 * 7
     assert sum(len(group["params"]) for group in adamw.param_groups) == 1 + 1 + 4 * 2
 

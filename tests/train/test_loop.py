@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from everlearn.models.text import encode
 from everlearn.train import TrainConfig, train
-from everlearn.train.loop import _optimizers, _schedule, _windows
+from everlearn.train.loop import _windows, optimizers, schedule
 from tests.tiny import TEXT, byte_model
 
 DATA = encode(TEXT * 4)
@@ -60,21 +60,21 @@ def test_windows_are_pieces_of_the_text_and_reach_its_end():
     assert sorted(windows[:, 0].unique().tolist()) == [0, 1, 2, 3]
 
 
-def test_the_schedule_by_hand():
+def test_theschedule_by_hand():
     """Four steps of warm-up, then a cosine over eight: its middle is half way between 1 and a tenth."""
     config = TrainConfig(steps=12, warmup=4)
-    assert [_schedule(step, config) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert _schedule(4, config) == pytest.approx(1.0)
-    assert _schedule(8, config) == pytest.approx(0.55)
-    assert _schedule(12, config) == pytest.approx(0.1)
-    assert _schedule(6, config) == pytest.approx(0.1 + 0.45 * (1 + math.sqrt(0.5)))
-    assert _schedule(0, TrainConfig(steps=0, warmup=0)) == pytest.approx(1.0)
-    assert _schedule(1, TrainConfig(steps=1, warmup=0)) == pytest.approx(0.1)
+    assert [schedule(step, config) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert schedule(4, config) == pytest.approx(1.0)
+    assert schedule(8, config) == pytest.approx(0.55)
+    assert schedule(12, config) == pytest.approx(0.1)
+    assert schedule(6, config) == pytest.approx(0.1 + 0.45 * (1 + math.sqrt(0.5)))
+    assert schedule(0, TrainConfig(steps=0, warmup=0)) == pytest.approx(1.0)
+    assert schedule(1, TrainConfig(steps=1, warmup=0)) == pytest.approx(0.1)
 
 
 def test_every_parameter_has_exactly_one_optimizer():
     one = model()
-    muon, adamw = _optimizers(one, CONFIG)
+    muon, adamw = optimizers(one, CONFIG)
     owners = [[id(p) for group in o.param_groups for p in group["params"]] for o in (muon, adamw)]
     assert sorted(owners[0] + owners[1]) == sorted(id(p) for p in one.parameters())
     names = {id(p): name for name, p in one.named_parameters()}
@@ -86,11 +86,11 @@ def test_every_parameter_has_exactly_one_optimizer():
     narrow, wide = (byte_model(dim=16, hidden_dim=size, num_heads=1) for size in (8, 9))
     for one, owner in ((narrow, 1), (wide, 0)):
         up = one.memories()["blocks.0.mlp"].mlps["fast"].up.weight
-        assert any(up is p for group in _optimizers(one, CONFIG)[owner].param_groups for p in group["params"])
+        assert any(up is p for group in optimizers(one, CONFIG)[owner].param_groups for p in group["params"])
     assert (muon.param_groups[0]["peak"], adamw.param_groups[0]["peak"]) == (8e-3, 1e-2)
 
 
-def test_the_rates_of_a_step_are_peak_times_schedule(monkeypatch):
+def test_the_rates_of_a_step_are_peak_timesschedule(monkeypatch):
     """AdamW's first step moves every weight by its rate, whatever the gradient: 1e-2 / 3 at a third of the warm-up."""
     one = model()
     before = one.norm.weight.detach().clone()

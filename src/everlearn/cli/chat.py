@@ -73,10 +73,10 @@ def run(options: Options) -> int:
 
 def _tokenizer(learner: Learner, state: Path) -> Any:
     """Return the tokenizer of a model that can talk; refuse any other model."""
-    from everlearn.convert import StackedModel
     from everlearn.convert.chat import check_template
+    from everlearn.convert.pretrained import Pretrained
 
-    tokenizer = learner.model.tokenizer if isinstance(learner.model, StackedModel) else None
+    tokenizer = learner.model.tokenizer if isinstance(learner.model, Pretrained) else None
     check_template(tokenizer, f"the model in {state}")
     return tokenizer
 
@@ -88,23 +88,30 @@ def _talk(learner: Learner, tokenizer: Any, options: Options, out: Output) -> li
     if options.learn and learner.position(options.user):
         _say("a document whose reading was interrupted is open; it ends where it is")
         learner.close(options.user, learner.notes(options.user) | {"open": None, "plan": None})
+    conversation = f"chat at {int(learner.state(options.user).tokens_seen[0])}"
     for line in _lines():
         messages.append(("user", line))
         prompt = _tokens(tokenizer, messages, answer=True)
+        known = options.user if learner.knows(options.user) else None
+        route = None if known is None else learner.route(prompt, known, apart=True)
         answer = learner.generate(
             prompt,
-            options.user if learner.knows(options.user) else None,
+            known,
             apart=True,
+            route=route,
             max_new_tokens=options.tokens,
             temperature=options.temperature,
             seed=options.seed + len(turns),
         )
         out.say(answer)
         messages.append(("assistant", answer))
-        turns.append({"user": line, "assistant": answer})
+        turns.append({"user": line, "assistant": answer, "read_with": route.choice if route else None})
         if options.learn:
             tokens = _tokens(tokenizer, messages, answer=False)
-            turns[-1] |= _learned(learner.read(tokens, options.user, event="turn"), tokens)
+            turns[-1] |= _learned(learner.read(tokens, options.user, name=conversation, event="turn"), tokens)
+    if options.learn and learner.archive is not None and turns:
+        learner.close(options.user)
+        _say(f"what this conversation taught is kept as {conversation!r}")
     return turns
 
 

@@ -25,7 +25,7 @@ class Options:
 
     target: Annotated[str, tyro.conf.arg(metavar="TARGET")]
     """a config.json, or a folder with one, of Hugging Face or of ours; or a preset: transformer++, delta_net,
-    gated_delta_net, hope_attention"""
+    gated_delta_net, titans_lmm, titans_mac, titans_mag, titans_mal, hope_attention, hope"""
     optimizer: Literal["adamw", "sgd", "momentum", "muon", "none"] = "adamw"
     """what trains it; none for a model that is only read"""
     levels: tuple[int, ...] = ()

@@ -72,7 +72,8 @@ def command(verb: str, *paths: Path | str, **options: Any) -> str:
         "everlearn read 'my notes.txt' ./-x --state memory --quick"
     """
     words = [f"./{path}" if str(path).startswith("-") else str(path) for path in paths]
-    for name, value in options.items():
+    for field, value in options.items():
+        name = field.replace("_", "-")
         if value is True:
             words.append(f"--{name}")
         elif isinstance(value, tuple):

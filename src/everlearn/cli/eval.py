@@ -1,4 +1,4 @@
-"""Measure a memory on text or labelled records; nothing is learned."""
+"""Measure a memory on text or labelled records, or a model beside simpler ones; nothing that is learned is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Measure what a memory is worth on text or on labelled records; nothing is learned."""
+    """Measure what a memory is worth on text or on labelled records; nothing is learned.
+
+    With --ppl, measure a model on text: as it was trained, and learning while it reads, beside gzip, xz and an n-gram;
+    what it learns there is thrown away.
+    """
 
     path: Path
     """folder of text, a text file, or a .jsonl file with "text" and "label" """
@@ -23,7 +27,12 @@ class Options:
     user: str = "me"
     """whose memory (text only)"""
     base: Path | None = None
-    """where the base of a converted model is now, if it was moved"""
+    """with --ppl the folder of a trained model, instead of a state; else where the base of a converted model is now, if
+    it was moved"""
+    ppl: bool = False
+    """measure the model itself, in bits per byte and perplexity"""
+    limit: int = 8192
+    """bytes of each document that --ppl reads at most, of at most 16 documents"""
     device: DeviceName = "auto"
     json: JsonTarget = None
 
@@ -38,6 +47,13 @@ def run(options: Options) -> int:
     out = Output(options.json)
     workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
+    if options.ppl:
+        from everlearn.cli import perplexity
+
+        out.finish(perplexity.measure(options, out))
+        place = {"state": options.state} if options.base is None else {"base": options.base}
+        out.say(f"next: {command('generate', 'PROMPT', **place)}")
+        return 0
     labels = workspace.kind_of(options.state) == "labels"
     out.finish((_labels if labels else _text)(options, out))
     if labels:
@@ -85,14 +101,10 @@ def _text(options: Options, out: Output) -> dict[str, Any]:
     for line in text.skipped:
         out.say(f"skipped: {line}")
     learner = workspace.open_user(options.state, options.user, options.device, options.base)
-    rows = [
-        {
-            "name": d.name,
-            "bytes": len(d.data),
-            "frozen": learner.score(d.data).bits_per_byte,
-            "learned": learner.score(d.data, options.user).bits_per_byte,
-        }
-        for d in text.documents
-    ]
+    rows: list[dict[str, Any]] = []
+    for d in text.documents:
+        frozen, learned = learner.score(d.data), learner.score(d.data, options.user)
+        bits = {"frozen": frozen.bits_per_byte, "learned": learned.bits_per_byte}
+        rows.append({"name": d.name, "bytes": len(d.data), **bits, "read_with": learned.readers})
     show(rows, out, title="bits per byte, nothing learned here", learned="with memory")
     return {"user": options.user, "documents": rows, "total": totals(rows)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Options:
     temperature: float = 0.0
     """0 takes the likeliest token, 1 samples from the model's own distribution"""
     base: Path | None = None
-    """where the base of a converted model is now, if it was moved"""
+    """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     seed: Seed = 0
     json: JsonTarget = None
@@ -34,8 +35,6 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the new text."""
-    import sys
-
     from everlearn.cli import workspace
     from everlearn.cli.errors import UserError, command
     from everlearn.cli.labels import read_text
@@ -48,16 +47,28 @@ def run(options: Options) -> int:
     if not prompt:
         raise UserError("the prompt is empty; give at least one character")
     learner = workspace.open_user(options.state, options.user, options.device, options.base)
+    route = None if options.user is None else learner.route(prompt, options.user, apart=True)
+    if route is not None:
+        _say(f"continued with {route.choice!r}, which predicts the prompt best")
     new = learner.generate(
         prompt,
         options.user,
         apart=True,
+        route=route,
         max_new_tokens=options.tokens,
         temperature=options.temperature,
         seed=options.seed,
     )
     out.say(new)
-    out.finish({"prompt": prompt, "text": new, "user": options.user})
+    chosen = None if route is None else {"choice": route.choice, "margin": route.margin, "losses": route.losses}
+    out.finish({"prompt": prompt, "text": new, "user": options.user, "route": chosen})
+    alone = options.base is not None and not options.state.is_dir()
+    own = {"base": options.base} if alone else {"state": options.state}
     whose = {} if options.user is None else {"user": options.user}
-    print(f"next: {command('score', 'FILE', state=options.state, **whose)}", file=sys.stderr, flush=True)
+    _say(f"next: {command('score', 'FILE', **own, **whose)}")
     return 0
+
+
+def _say(text: str) -> None:
+    """Say something that is no part of the text."""
+    print(text, file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from everlearn.cli import errors
 # verb -> its line in `everlearn --help`; cli/<verb>.py holds the dataclass Options and run(options) -> int
 VERBS = {
     "demo": "run the main job: a model goes on learning, and we measure what it keeps (under three minutes)",
+    "train": "train a model from nothing on your own text; interrupted, it goes on where it stopped",
     "learn": "learn from your own stream: a folder of text, or JSONL with text and label",
     "read": "read files into one user's memory",
     "convert": "let your own Hugging Face model learn what it reads; the model itself is not changed",
@@ -28,6 +29,7 @@ VERBS = {
     "eval": "measure a memory on other text or records; learns nothing",
     "paper": "show where an equation of the paper lives in the code and in the tests",
     "describe": "take a model apart into nested levels: a table, JSON, a drawing; ours or from Hugging Face",
+    "bench": "measure speed and memory of the presets beside a plain Transformer of the same size",
     "doctor": "show what this machine offers: device, threads, versions, memory, disk",
 }
 

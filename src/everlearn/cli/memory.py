@@ -23,8 +23,8 @@ class Options:
     """Look after the memories in a state folder.
 
     list shows all users, show one of them, diff how far a memory is from the model as trained or from another user's,
-    export writes one memory into FILE, import takes it from there, forget removes it. A memory says things about what
-    its user has read; treat its file as you treat the text.
+    export writes one memory into FILE, import takes it from there, forget removes it, or one document of it. A memory
+    says things about what its user has read; treat its file as you treat the text.
     """
 
     action: tyro.conf.Positional[Literal["list", "show", "diff", "export", "import", "forget"]]
@@ -37,6 +37,8 @@ class Options:
     """whose memory"""
     other: str | None = None
     """diff: the user to compare with; without it, the model as trained"""
+    document: str | None = None
+    """forget and diff: one document, by the name that show gives"""
     replace: bool = False
     """export and import: write over what is there"""
     base: Path | None = None
@@ -54,6 +56,8 @@ def run(options: Options) -> int:
         raise UserError(f"{options.state} holds a classifier, not memories of text; give another --state")
     if options.action != "list" and options.user is None:
         raise UserError(f"memory {options.action} needs to know whose memory; give --user NAME")
+    if options.document is not None and options.action not in ("forget", "diff"):
+        raise UserError(f"memory {options.action} is about all of a user; leave out --document, or forget or diff one")
     if (options.file is None) == (options.action in ("export", "import")):
         needs = "needs a file" if options.file is None else "takes no file"
         raise UserError(f"memory {options.action} {needs}; see: everlearn memory --help")
@@ -63,7 +67,7 @@ def run(options: Options) -> int:
         "diff": _diff,
         "export": _export,
         "import": _import,
-        "forget": _forget,
+        "forget": _forget if options.document is None else _forget_document,
     }
     out.finish(actions[options.action](options, out))
     return 0
@@ -74,7 +78,9 @@ def _list(options: Options, out: Output) -> dict[str, Any]:
     from rich.table import Table
     from rich.text import Text
 
-    rows = sorted((_summary(file) for file in (options.state / USERS).glob("*.safetensors")), key=lambda r: r["user"])
+    from everlearn.cli.kept import summary
+
+    rows = sorted((summary(file) for file in (options.state / USERS).glob("*.safetensors")), key=lambda r: r["user"])
     table = Table(title=f"{len(rows)} memor{'y' if len(rows) == 1 else 'ies'} in {options.state}")
     for column in ("user", "tokens seen", "documents", "size"):
         table.add_column(column, justify="left" if column == "user" else "right")
@@ -92,7 +98,9 @@ def _list(options: Options, out: Output) -> dict[str, Any]:
 
 def _show(options: Options, out: Output) -> dict[str, Any]:
     """Show one user; the model is not loaded."""
-    row = _summary(_file(options))
+    from everlearn.cli.kept import summary
+
+    row = summary(_file(options))
     out.say(f"{row['user']}: {row['tokens_seen']:,} tokens seen, {row['bytes'] / 1024:,.0f} KB")
     for document in row["documents"]:
         out.say(
@@ -101,16 +109,21 @@ def _show(options: Options, out: Output) -> dict[str, Any]:
         )
     if row["open"]:
         out.say("  one document was interrupted and is open; read it again to go on")
+    for kept in row["archived"]:
+        earlier = ", and the version before it" if kept["versions"] > 1 else ""
+        out.say(f"  archived: {kept['name']}, {kept['bytes'] / 1024:,.1f} KB{earlier}")
+    if row["slots"]:
+        held = ", ".join(f"{kept['slots']:,} of {kept['name']}" for kept in row["slots"])
+        out.say(f"  slots: {sum(kept['slots'] for kept in row['slots']):,} tokens of text, as they stood: {held}")
+        out.say("  slots contain the text itself; whoever has this file can read it")
     out.say(f"next: {command('memory', 'diff', state=options.state, user=options.user)}")
     return row
 
 
 def _diff(options: Options, out: Output) -> dict[str, Any]:
     """Show how far a memory is from the model as trained, or from another user's, matrix by matrix."""
-    from rich.table import Table
-    from rich.text import Text
-
     from everlearn.cli import workspace
+    from everlearn.cli.kept import find_document
     from everlearn.learn.changes import changes
 
     assert options.user is not None
@@ -118,9 +131,35 @@ def _diff(options: Options, out: Output) -> dict[str, Any]:
     if options.other is not None and not learner.knows(options.other):
         raise UserError(f"{options.state} holds no memory of user {options.other!r} to compare with; see: memory list")
     other = None if options.other is None else learner.state(options.other)
-    found = {name: rows[0] for name, rows in changes(learner.model, learner.state(options.user), other).items()}
-    against = "the model as trained" if options.other is None else options.other
-    table = Table(title=f"{options.user} against {against}: norm of the difference, largest first")
+    whose, state, against = options.user, learner.state(options.user), options.other or "the model as trained"
+    archive = learner.user_archive(options.user)
+    names = archive.names() if archive else []
+    if options.document is not None:
+        name = find_document(names, options.document, options.user)
+        assert archive is not None
+        whose, state = f"what {name} taught {options.user}", archive.state(name)
+    found = {name: rows[0] for name, rows in changes(learner.model, state, other).items()}
+    _show_norms(found, f"{whose} against {against}: norm of the difference, largest first", out)
+    archived = {}
+    if archive is not None and options.document is None and options.other is None:
+        for name in names:
+            taught = changes(learner.model, archive.state(name))
+            archived[name] = _levels({part: rows[0] for part, rows in taught.items()})
+            norms = "; ".join(f"{level}: {norm:.4f}" for level, norm in archived[name].items())
+            out.say(f"archived: {name}: {norms}")
+    out.say(
+        f"next: {command('memory', 'export', f'{options.user}.safetensors', state=options.state, user=options.user)}"
+    )
+    whole = {"user": options.user, "other": options.other, "document": options.document}
+    return {**whole, "levels": _levels(found), "matrices": found, "archived": archived}
+
+
+def _show_norms(found: dict[str, float], title: str, out: Output) -> None:
+    """Print the largest norms, and one for each level."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title)
     table.add_column("level and matrix")
     table.add_column("norm", justify="right")
     for name, norm in sorted(found.items(), key=lambda item: -item[1])[:SHOWN]:
@@ -128,25 +167,28 @@ def _diff(options: Options, out: Output) -> dict[str, Any]:
     out.console().print(table)
     if len(found) > SHOWN:
         out.say(f"and {len(found) - SHOWN} more; --json FILE writes all")
+    out.say("; ".join(f"{level}: {norm:.4f} in all" for level, norm in _levels(found).items()))
+
+
+def _levels(found: dict[str, float]) -> dict[str, float]:
+    """Return the norm over all matrices of each level."""
     levels: dict[str, float] = {}
     for name, norm in found.items():
         level = name.partition("/")[2].partition(".")[0]
         levels[level] = (levels.get(level, 0.0) ** 2 + norm**2) ** 0.5
-    out.say("; ".join(f"{level}: {norm:.4f} in all" for level, norm in levels.items()))
-    out.say(
-        f"next: {command('memory', 'export', f'{options.user}.safetensors', state=options.state, user=options.user)}"
-    )
-    return {"user": options.user, "other": options.other, "levels": levels, "matrices": found}
+    return levels
 
 
 def _export(options: Options, out: Output) -> dict[str, Any]:
-    """Copy one memory into a file."""
+    """Copy one memory, with its archive and slots, into a file."""
     from everlearn.memory.files import atomic_write
+    from everlearn.store.carry import pack
 
-    assert options.file is not None
+    assert options.file is not None and options.user is not None
     if options.file.exists() and not options.replace:
         raise UserError(f"{options.file} exists; choose another name, or give --replace to write over it")
-    data = _file(options).read_bytes()
+    _file(options)
+    data = pack(options.state / USERS, options.user)
     atomic_write(options.file, data)
     out.say(f"wrote {options.file}, {len(data) / 1024:,.0f} KB; it belongs to this model alone")
     out.say(f"next: {command('memory', 'import', options.file, state=options.state, user='NAME')}")
@@ -157,18 +199,26 @@ def _import(options: Options, out: Output) -> dict[str, Any]:
     """Take one memory from a file, under the name that is given."""
     from everlearn.cli import workspace
     from everlearn.store import FolderStore
+    from everlearn.store.carry import take_in, unpack
 
     assert options.file is not None and options.user is not None
     with workspace.sole_writer(options.state):
         learner = workspace.open_reader(options.state, "cpu", options.base)
-        assert isinstance(learner.store, FolderStore)
-        if learner.store.path(options.user).exists() and not options.replace:
+        store = learner.store
+        assert isinstance(store, FolderStore)
+        if store.path(options.user).exists() and not options.replace:
             raise UserError(f"user {options.user!r} has a memory already; choose another --user, or give --replace")
-        state, meta = learner.store.read(options.file)
-        learner.store.save(options.user, state, meta.get("notes", {}))
-    out.say(f"kept in {options.state} as the memory of {options.user} (it was {meta['user']}'s)")
+        state, meta, entries = unpack(store, options.file)
+        if entries and learner.archive is None:
+            raise UserError(
+                f"{options.file} holds {len(entries)} archived documents, and {options.state} keeps no archive; import "
+                "it where one is kept: everlearn convert MODEL OUT --archive"
+            )
+        take_in(store, options.user, state, meta.get("notes", {}), entries)
+    documents = f", {len(entries)} archived document{'s' * (len(entries) != 1)}" if entries else ""
+    out.say(f"kept in {options.state} as the memory of {options.user} (it was {meta['user']}'s){documents}")
     out.say(f"next: {command('memory', 'show', state=options.state, user=options.user)}")
-    return {"user": options.user, "from": meta["user"], "file": str(options.file)}
+    return {"user": options.user, "from": meta["user"], "file": str(options.file), "documents": len(entries)}
 
 
 def _forget(options: Options, out: Output) -> dict[str, Any]:
@@ -180,9 +230,30 @@ def _forget(options: Options, out: Output) -> dict[str, Any]:
     with workspace.sole_writer(options.state):
         if not forget(options.state / USERS, options.user):
             raise UserError(f"{options.state} holds no memory of user {options.user!r}; see: {_list_command(options)}")
-    out.say(f"forgot {options.user}: the file is removed; exported copies and backups are not reached")
+    out.say(f"forgot {options.user}: all files are removed; exported copies and backups are not reached")
     out.say(f"next: {_list_command(options)}")
     return {"user": options.user, "forgotten": True}
+
+
+def _forget_document(options: Options, out: Output) -> dict[str, Any]:
+    """Remove what is kept of one document of a user."""
+    from everlearn.cli import workspace
+    from everlearn.cli.kept import document_names, find_document, forgotten_notes
+
+    assert options.user is not None and options.document is not None
+    with workspace.sole_writer(options.state):
+        learner = workspace.open_user(options.state, options.user, "cpu", options.base)
+        if learner.archive is None and learner.slots is None:
+            raise UserError(
+                f"{options.state} keeps one memory for all documents, from which one cannot be subtracted; convert the "
+                "model with --archive, or go back to a copy from before it"
+            )
+        name = find_document(document_names(learner, options.user), options.document, options.user)
+        learner.forget_document(options.user, name, forgotten_notes(learner, options.user, name))
+    stays = "" if learner.archive is not None else "; what the levels learned from it cannot be subtracted and stays"
+    out.say(f"forgot {name} of {options.user}{stays}; exported copies and backups are not reached")
+    out.say(f"next: {command('memory', 'show', state=options.state, user=options.user)}")
+    return {"user": options.user, "document": name, "forgotten": True, "levels_keep_it": learner.archive is None}
 
 
 def _list_command(options: Options) -> str:
@@ -198,19 +269,3 @@ def _file(options: Options) -> Path:
     if not path.exists():
         raise UserError(f"{options.state} holds no memory of user {options.user!r}; see: {_list_command(options)}")
     return path
-
-
-def _summary(file: Path) -> dict[str, Any]:
-    """Return what a memory's file says of itself."""
-    from everlearn.memory.codec import load_tensors
-
-    tensors, meta = load_tensors(file)
-    notes = meta.get("notes", {})
-    return {
-        "user": meta["user"],
-        "tokens_seen": int(tensors["tokens_seen"][0]),
-        "bytes": file.stat().st_size,
-        "documents": list(notes.get("documents", {}).values()),
-        "open": bool(notes.get("open")),
-        "file": str(file),
-    }

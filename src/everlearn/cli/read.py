@@ -45,7 +45,7 @@ def run(options: Options) -> int:
 def _read(options: Options) -> None:
     """Read, show the table, and write the JSON document where one was asked for."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import check_files, command
+    from everlearn.cli.errors import UserError, check_files, command
     from everlearn.cli.output import Output
     from everlearn.cli.reading import read_documents, show, totals
     from everlearn.demo.corpus import user_text
@@ -62,6 +62,10 @@ def _read(options: Options) -> None:
     probe = None if options.guard is None else user_text([options.guard], smallest=2).documents[0].data
     given = (options.state, options.user, options.base, options.device, options.seed, options.quick)
     with workspace.writing_reader(*given) as learner:
+        if probe is not None and learner.archive is not None:
+            raise UserError(f"{options.state} has an archive, where no document spoils another; leave out --guard")
+        if not learner.model.memories():
+            out.say("nothing in this model learns while it reads: each text is scored, and leaves nothing behind")
         if probe is not None:
             learner.guard = ProbeGuard(learner.model, probe)
         rows = read_documents(learner, options.user, text.documents, out, again=True)

@@ -77,21 +77,24 @@ def _read_one(
     learner: Learner, user: str, document: Document, plans: Sequence[Any], out: Output, advance: Advance
 ) -> dict[str, Any]:
     """Read one document from where it stopped to its end; return its row. `plans`: the notes while and after."""
+    from everlearn.cli.kept import document_name, what_happened
     from everlearn.learn import Tokens
 
     size, key = len(document.data), _key(document)
+    name = document_name(document.name, key)
     tokens = learner.whole(document.data)
     count = len(tokens.ids)
     start = learner.position(user) if _open_key(learner, user) == key else 0
     before = int(learner.model.count_bytes(tokens.ids[:start]).sum())
-    progress_note = learner.notes(user).get("open") or {"document": key, "bits": 0.0, "scored": 0}
+    progress_note = learner.notes(user).get("open") or {
+        "document": key,
+        "name": name,
+        "bits": 0.0,
+        "scored": 0,
+        "steps": {},
+    }
     if start:
         out.say(f"{document.name}: resumed at byte {before:,} of {size:,}")
-    if count <= learner.chunk_size:
-        unit = "bytes" if count == size else "tokens"
-        out.say(
-            f"{document.name}: {count} {unit}, less than a chunk of {learner.chunk_size}; nothing would be learned yet"
-        )
     frozen = learner.score(document.data).bits_per_byte
     done = start
 
@@ -100,25 +103,36 @@ def _read_one(
         bits, sizes = scores[user].bits, scores[user].num_bytes
         scored = ~bits.isnan()
         done += len(bits)
+        steps = dict(progress_note.get("steps", {}))
+        for level, number in scores[user].steps.items():
+            steps[level] = steps.get(level, 0) + number
         progress_note = {
             "document": key,
+            "name": name,
             "bits": progress_note["bits"] + float(bits[scored].sum()),
             "scored": progress_note["scored"] + int(scored.sum() if sizes is None else sizes[scored].sum()),
+            "steps": steps,
         }
         if done < count:
             return learner.notes(user) | {"open": progress_note, "plan": plans[0]}
         row = {"name": document.name, "bytes": size, "frozen": frozen, "learned": _mean(progress_note)}
+        row["steps"] = steps
         if (event := scores[user].event) is not None:
             row["guard"] = dataclasses.asdict(event)
         finished = _finished(learner, user) | {key: row}
         return learner.notes(user) | {"open": None, "plan": plans[1], "documents": finished}
 
     advance(before)
-    for scores in learner.stream({user: Tokens(tokens.ids[start:], tokens.skip[start:])}, note=note):
+    left = Tokens(tokens.ids[start:], tokens.skip[start:])
+    for scores in learner.stream({user: left}, name=name, note=note):
         sizes = scores[user].num_bytes
         advance(0 if sizes is None else int(sizes.sum()), document.name)
         if (event := scores[user].event) is not None:
             out.say(f"{document.name}: {event}")
+        for dropped in scores[user].dropped:
+            out.say(f"the archive is full: what {dropped} taught was dropped")
+    for line in what_happened(learner, document.name, count, progress_note["steps"]):
+        out.say(line)
     return _finished(learner, user)[key]
 
 
@@ -127,12 +141,13 @@ def _end_interrupted(
 ) -> None:
     """End a document that was interrupted unless it is the next to be read: nothing else may be added to it."""
     from everlearn.models import Decoder
+    from everlearn.models.alphabet import BYTES
 
     key = _open_key(learner, user)
     if key is None or (wanted and key == _key(wanted[0])):
         return
     where = "not the next one here" if key in map(_key, documents) else "not among these"
-    unit = "byte" if isinstance(learner.model, Decoder) else "token"
+    unit = "byte" if isinstance(learner.model, Decoder) and learner.model.alphabet is BYTES else "token"
     out.say(f"an interrupted document is {where}; it ends at {unit} {learner.position(user):,}")
     learner.close(user, learner.notes(user) | {"open": None, "plan": None})
 

@@ -22,7 +22,7 @@ class Options:
     user: str | None = None
     """whose memory to use; without it, the model as it was trained"""
     base: Path | None = None
-    """where the base of a converted model is now, if it was moved"""
+    """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     json: JsonTarget = None
 
@@ -52,14 +52,21 @@ def run(options: Options) -> int:
                 "bytes": len(document.data),
                 "tokens": len(score.bits),
                 "bits_per_byte": score.bits_per_byte,
+                "read_with": score.readers,
             }
         )
     _show(rows, out.console())
+    for row in rows:
+        if row["read_with"]:
+            said = ", ".join(f"{name} ({count})" for name, count in row["read_with"].items())
+            out.say(f"{row['name']}: chunks after the first were read with {said}")
     whose = "the model as trained" if options.user is None else f"the memory of {options.user}"
     total = sum(row["bits_per_byte"] * row["bytes"] for row in rows) / sum(row["bytes"] for row in rows)
     out.say(f"all of it: {total:.3f} bits per byte with {whose}; nothing was learned")
     out.finish({"user": options.user, "documents": rows, "bits_per_byte": total})
-    if options.user is None:
+    if options.base is not None and not options.state.is_dir():
+        out.say(f"next: {command('read', *options.files, base=options.base)}")
+    elif options.user is None:
         out.say(f"next: {command('read', *options.files, state=options.state)}")
     else:
         out.say(f"next: {command('memory', 'show', state=options.state, user=options.user)}")

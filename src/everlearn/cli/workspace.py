@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from everlearn.cli.errors import UserError, command
-from everlearn.layout import ADAPTER, BASE, CONFIG, FORMAT, MARKER, USERS
+from everlearn.layout import ADAPTER, BASE, CONFIG, FORMAT, MARKER, REPLACED, USERS
 
 if TYPE_CHECKING:
     from everlearn.learn import Learner
@@ -65,25 +65,10 @@ def prepare(folder: Path, kind: Kind) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process, and remove what a killed one has left; reading verbs do not need it.
+    """Hold the folder for this process; see `memory.files.sole_writer`."""
+    from everlearn.memory import files
 
-    Raises:
-        UserError: another process is writing there.
-    """
-    from everlearn.memory.files import remove_leftovers
-
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing {folder}; wait for it, or choose another folder") from None
-        remove_leftovers(folder)
+    with files.sole_writer(folder):
         yield
 
 
@@ -95,7 +80,7 @@ def few_threads(folder: Path | None = None) -> None:
     """
     import torch
 
-    if folder is not None and (folder / BASE / ADAPTER).is_file():
+    if folder is not None and is_converted(folder):
         return
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
@@ -125,7 +110,7 @@ def writing_reader(
 
     user_name(user)
     check_seed(seed)
-    if (folder / BASE / ADAPTER).is_file():
+    if is_converted(folder):
         prepare(folder, "text")
         with sole_writer(folder):
             learner = open_reader(folder, device, base)
@@ -165,16 +150,16 @@ def open_reader(folder: Path, device: str, base: Path | None = None) -> Learner:
     from torch import nn
 
     import everlearn
-    from everlearn.compose import load_text_model
+    from everlearn.compose import keeping, load_text_model
     from everlearn.device import device as find_device
 
-    if not any((folder / BASE / name).exists() for name in (CONFIG, ADAPTER)):
+    if not any((folder / BASE / name).exists() for name in (CONFIG, ADAPTER, REPLACED)):
         raise UserError(f"{folder} holds no model; make one: everlearn learn PATH --state {folder}")
     with torch.no_grad():
         model = load_text_model(folder / BASE, base)
         if isinstance(model, nn.Module):
             model.to(find_device(device)[0])
-    return everlearn.Learner(model, folder / USERS)
+    return everlearn.Learner(model, folder / USERS, **keeping(folder))
 
 
 def open_user(folder: Path, user: str | None, device: str, base: Path | None = None) -> Learner:
@@ -183,10 +168,19 @@ def open_user(folder: Path, user: str | None, device: str, base: Path | None = N
     Args:
         folder: of the state.
         user: who must have a memory there; None asks for nobody.
-        device, base: see `open_reader`.
+        device: see `open_reader`.
+        base: see `open_reader`; or the folder of a model of ours, which then needs no state where `user` is None.
     Raises:
-        UserError: the folder holds labels, no model, or no memory of that user.
+        UserError: the folder holds labels, no model, or no memory of that user, or was begun with another model.
     """
+    if base is not None and is_ours(base):
+        alone = open_base(base, device)
+        if user is None:
+            return alone
+        learner = open_user(folder, user, device)
+        if learner.model.fingerprint() != alone.model.fingerprint():
+            raise UserError(f"{folder} was begun with another model than {base}; leave out --base, or --user")
+        return learner
     if kind_of(folder) != "text":
         raise UserError(f"{folder} holds a classifier, which reads no text; give the --state of a memory of text")
     learner = open_reader(folder, device, base)
@@ -194,6 +188,37 @@ def open_user(folder: Path, user: str | None, device: str, base: Path | None = N
         users = ", ".join(learner.known_users()) or "nobody"
         raise UserError(f"{folder} holds no memory of user {user!r}; it knows {users}")
     return learner
+
+
+def is_converted(folder: Path) -> bool:
+    """Tell whether a state folder is of a model of Hugging Face: with levels on it, or with memories in its places."""
+    return any((folder / BASE / name).is_file() for name in (ADAPTER, REPLACED))
+
+
+def open_base(folder: Path, device: str) -> Learner:
+    """Return a learner of the model in a folder of ours, such as `everlearn train` writes; it keeps nothing on disk.
+
+    Args:
+        folder: of the model.
+        device: a word of `everlearn.device.device`.
+    Raises:
+        ValueError: no whole model there.
+    """
+    import torch
+
+    from everlearn.device import device as find_device
+    from everlearn.learn import Learner
+    from everlearn.models import load_model
+
+    with torch.no_grad():
+        return Learner(load_model(folder)[0].to(find_device(device)[0]))
+
+
+def is_ours(folder: Path) -> bool:
+    """Tell whether a folder holds a model that `models.save_model` wrote."""
+    from everlearn.models.checkpoint import WEIGHTS
+
+    return (folder / WEIGHTS).is_file() and (folder / CONFIG).is_file() and not is_pretrained(folder)
 
 
 def is_pretrained(folder: Path) -> bool:

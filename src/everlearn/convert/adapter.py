@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from everlearn.convert.config import StackConfig
 from everlearn.convert.families import Matrix, is_matrix, shape_of
+from everlearn.convert.in_place import places
 from everlearn.memory.codec import from_tensors, load_tensors, raw_bytes, save_tensors, to_tensors
 from everlearn.memory.files import atomic_write
 from everlearn.memory.state import ModelState
@@ -54,7 +55,8 @@ def save(
         "base": {
             "sha256": base_hash(model),
             "class": type(model).__name__,
-            "name": vars(model.config).get("_name_or_path"),
+            # a hybrid is not the model whose name its config still bears
+            "name": None if places(model) else vars(model.config).get("_name_or_path"),
         },
         "config": config.to_dict(),
         "matrices": [[m.name, m.out_features, m.in_features] for m in matrices],

@@ -129,12 +129,10 @@ def sight_of(model: nn.Module, window: int | None) -> Sight:
     )
 
 
-def to_cache(context: Tensors, cache: DynamicCache | None = None) -> DynamicCache:
-    """Put what a state holds into a cache that a Hugging Face model takes, and return it; None makes one."""
-    cache = DynamicCache() if cache is None else cache
+def to_cache(context: Tensors, cache: DynamicCache) -> None:
+    """Put what a state holds into a cache that a Hugging Face model takes."""
     for i in range(sum(name.startswith("k.") for name in context)):
         cache.update(context[f"k.{i}"].transpose(1, 2), context[f"v.{i}"].transpose(1, 2), i)
-    return cache
 
 
 def from_cache(cache: DynamicCache, slots: Tensor, keep: Tensor) -> Tensors:

@@ -22,7 +22,8 @@ def check_merged(model: nn.Module, matrices: Sequence[Matrix]) -> None:
     for matrix in matrices:
         if not can_merge(module := model.get_submodule(matrix.name)):
             raise ValueError(
-                f"merged=True needs plain matrices, but {matrix.name!r} is a {type(module).__name__}; leave merged=None"
+                f"merged=True needs plain matrices without hooks, but {matrix.name!r} is a {type(module).__name__}, "
+                "which is quantised or does more when it is called; leave merged=None"
             )
 
 
@@ -42,14 +43,18 @@ def check_gradients(model: nn.Module, matrices: Sequence[Matrix]) -> None:
         behind = behind or name in first
 
 
-def check_output(model: nn.Module, output: Any) -> Tensor:
-    """Return the logits of what a model gave for a probe.
+def check_output(model: nn.Module, output: Any, *, hybrid: bool = False) -> Tensor:
+    """Return the logits of what a model gave for a probe; a hybrid may have a memory in the place of every attention.
 
     Raises:
         ValueError: they are not finite, or the model remembers otherwise than by keys and values.
     """
     cache = getattr(output, "past_key_values", None)
-    if cache is None or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    if (
+        cache is None
+        or not (cache.layers or hybrid)
+        or not all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    ):
         raise ValueError(
             f"{type(model).__name__} keeps no keys and values in each layer, which a state needs to carry its context; "
             "choose a model whose layers are all attention"

@@ -21,7 +21,10 @@ FORMS: Mapping[str, Form] = {
     "chain_diff": chain_diff,
     "mean": mean,
 }
-LEVELS = (Level("fast", 128, eta=0.9, anchor_decay=0.02, reset="document"), Level("slow", mean_of="fast", decay=0.97))
+LEVELS = (
+    Level("fast", 128, eta=0.9, anchor_decay=0.02, reset="document", finish="document"),
+    Level("slow", mean_of="fast", decay=0.97),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

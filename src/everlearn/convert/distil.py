@@ -1,4 +1,4 @@
-"""Teach the memories of a hybrid what the attention gave that they replaced: locally first, then as a whole."""
+"""Teach the memories of a hybrid what stood in their places gave: locally first, then the hybrid as a whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everlearn.convert.mixer import MemoryMixer
+from everlearn.convert.adapter import base_hash
+from everlearn.convert.in_place import InPlace
 from everlearn.convert.replaced import ReplacedModel
 from everlearn.memory.state import all_finite
 
+EXACT = 1e-6  # local loss below which a memory has nothing to learn, and Adam's steps would only disturb it
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-Seen = dict[str, tuple[Tensor, Tensor]]  # name -> what an attention read and gave
+Seen = dict[str, tuple[Tensor, Tensor]]  # name -> what an attention or an MLP read and gave
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,15 @@ class DistilStep:
     Args:
         phase: "local" or "whole".
         step: steps done in this phase, this one included.
-        loss: local: mean over the blocks of the squared error over the variance of what attention gave, so that 1 is
+        loss: local: mean over the places of the squared error over the variance of what stood there gave, so that 1 is
             an answer of zero; whole: the objective.
-        blocks: name of a block -> its local loss; empty in the phase "whole".
+        places: name of a place -> its local loss; empty in the phase "whole".
     """
 
     phase: str
     step: int
     loss: float
-    blocks: Mapping[str, float] = field(default_factory=dict)
+    places: Mapping[str, float] = field(default_factory=dict)
 
 
 def kl(student: Tensor, teacher: Tensor, ids: Tensor) -> Tensor:
@@ -71,64 +73,83 @@ def distil(
     local_lr: float = 1e-2,
     lr: float = 1e-3,
     objective: Objective = kl,
-    blocks: Iterable[str] | None = None,
+    places: Iterable[str] | None = None,
 ) -> Iterator[DistilStep]:
     """Let a hybrid learn from the model that it was made of, one step for each batch.
 
-    First each memory alone learns to give what the teacher's attention gives for the same inputs, all of them in one
-    pass of the teacher. Then every parameter of the hybrid learns the objective. AdamW, no weight decay, the gradient's
-    norm bounded by 1, the rate falling to a tenth along a line in each phase. Stop whenever you like: the student is
-    whole after every step, and in evaluation mode.
+    First each memory alone learns to give what the teacher's attention or MLP gives for the same inputs, all of them in
+    one pass of the teacher; one that gives it already is left alone. Then every parameter of the hybrid learns the
+    objective. AdamW, no weight decay, the gradient's norm bounded by 1, the rate falling to a tenth along a line in
+    each phase. Stop whenever you like: the student is whole after every step, and in evaluation mode.
 
     Args:
         student: changed in place.
-        teacher: the original model; left as it is.
+        teacher: the original model, by its hash; left as it is.
         batches: tokens, [B, T] each, T >= 2; as many as there are steps, or more.
         local: steps of the first phase, >= 0.
         whole: steps of the second phase, >= 0.
         local_lr: rate of the first phase.
         lr: rate of the second phase.
         objective: `kl`, `next_token`, or another function of (student's logits, teacher's logits, ids).
-        blocks: names of the blocks that learn locally, such as "block.0"; None means all that were replaced.
+        places: names of the places that learn locally, such as "block.0.attention"; None means all that were replaced.
     Yields:
         what each step showed.
     Raises:
-        ValueError: a block that was not replaced, too few batches, or a loss that is not finite.
+        ValueError: another teacher, a hybrid on which levels are stacked, a place that holds no memory, too few
+            batches, or a loss that is not finite.
     """
-    mixers = student.mixers()
-    chosen = list(mixers) if blocks is None else list(blocks)
-    if unknown := [name for name in chosen if name not in mixers]:
+    check_original(student, teacher)
+    if not any(parameter.requires_grad for parameter in student.base.parameters()):
         raise ValueError(
-            f"block {unknown[0]!r} holds no memory; the replaced ones are {list(mixers)}; name some of them"
+            "the hybrid's parameters take no gradient, as when levels are stacked on it; teach it first, or give the "
+            "base back with unstack()"
         )
+    held = student.places()
+    chosen = list(held) if places is None else list(places)
+    if unknown := [name for name in chosen if name not in held]:
+        raise ValueError(f"{unknown[0]!r} holds no memory; the replaced places are {list(held)}; name some of them")
     supply = iter(batches)
-    learners = {name: mixers[name] for name in chosen}
+    learners = {name: held[name] for name in chosen}
     if learners:
-        paths = {mixer.name: student.path(i) for i, mixer in zip(student.config.layers, mixers.values(), strict=True)}
-        yield from _local(learners, teacher, {name: paths[name] for name in chosen}, supply, local, local_lr)
+        paths = {name: student.path(name) for name in chosen}
+        yield from _local(learners, teacher, paths, supply, local, local_lr)
     yield from _whole(student.base, teacher, supply, whole, lr, objective)
 
 
-def local_loss(mixer: MemoryMixer, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Return the squared error of a memory over the variance of what attention gave, |y - a|^2 / |a|^2.
+def check_original(student: ReplacedModel, teacher: nn.Module) -> None:
+    """Refuse a teacher that is not the model which a hybrid was made of.
+
+    Raises:
+        ValueError: it has another hash.
+    """
+    if (found := base_hash(teacher)) != student.config.original:
+        raise ValueError(
+            f"the hybrid was made of another model: its SHA-256 is {student.config.original[:12]}..., this "
+            f"{type(teacher).__name__} has {found[:12]}...; give the original, with the weights and the dtype that it "
+            "had"
+        )
+
+
+def local_loss(place: InPlace, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Return the squared error of a memory over the variance of what stood in its place gave, |y - a|^2 / |a|^2.
 
     Args:
-        mixer: in the place of attention.
-        inputs: what the attention read, [B, T, dim].
+        place: the memory in its place.
+        inputs: what the attention or the MLP read, [B, T, dim].
         outputs: what it gave, [B, T, dim].
     """
-    return (mixer(inputs)[0] - outputs).square().sum() / outputs.square().sum()
+    return (place.read(inputs, None) - outputs).square().sum() / outputs.square().sum()
 
 
 def record(
     teacher: nn.Module, ids: Tensor, paths: Mapping[str, str]
 ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Read a batch with the original; return its logits and what the named attentions read and gave.
+    """Read a batch with the original; return its logits and what the named modules read and gave.
 
     Args:
         teacher: the original model.
         ids: [B, T].
-        paths: any name -> path of an attention in the teacher.
+        paths: any name -> path of an attention or an MLP in the teacher.
     """
     found: Seen = {}
     with ExitStack() as stack, torch.no_grad():
@@ -140,24 +161,26 @@ def record(
 
 
 def _local(
-    mixers: Mapping[str, MemoryMixer],
+    held: Mapping[str, InPlace],
     teacher: nn.Module,
     paths: Mapping[str, str],
     batches: Iterator[Tensor],
     steps: int,
     lr: float,
 ) -> Iterator[DistilStep]:
-    """Train each memory on what its attention read and gave."""
-    parameters = [p for mixer in mixers.values() for p in mixer.parameters()]
+    """Train each memory on what stood in its place read and gave."""
+    parameters = [p for place in held.values() for p in place.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     for step in range(steps):
         _, seen = record(teacher, _next(batches, "local", step, steps), paths)
-        losses = {name: local_loss(mixer, *seen[name]) for name, mixer in mixers.items()}
-        total = torch.stack(list(losses.values())).sum()
-        for mixer in mixers.values():
-            mixer.zero_grad(set_to_none=True)
-        _step(optimizer, total, [list(mixer.parameters()) for mixer in mixers.values()], lr, step, steps)
+        losses = {name: local_loss(place, *seen[name]) for name, place in held.items()}
         values = {name: float(loss.detach()) for name, loss in losses.items()}
+        wrong = [loss for name, loss in losses.items() if not values[name] < EXACT]
+        for place in held.values():
+            place.zero_grad(set_to_none=True)
+        if wrong:
+            total = torch.stack(wrong).sum()
+            _step(optimizer, total, [list(place.parameters()) for place in held.values()], lr, step, steps)
         yield DistilStep("local", step + 1, sum(values.values()) / len(values), values)
 
 
@@ -205,9 +228,10 @@ def _next(batches: Iterator[Tensor], phase: str, step: int, steps: int) -> Tenso
 
 
 def _keep(found: Seen, name: str, _module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-    """Note what an attention read and gave."""
+    """Note what a module read and gave; attention gives its weights besides."""
     inputs = args[0] if args else kwargs["hidden_states"]
-    found[name] = cast(Tensor, inputs).detach(), cast(Tensor, output[0]).detach()
+    given = output[0] if isinstance(output, tuple) else output
+    found[name] = cast(Tensor, inputs).detach(), cast(Tensor, given).detach()
 
 
 def _wide(logits: Tensor) -> Tensor:

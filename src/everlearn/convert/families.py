@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -63,18 +63,22 @@ class Matrix:
     last: bool = False
 
 
-def find_family(model: nn.Module) -> Family:
+def find_family(model: nn.Module, *, patterns: bool = True) -> Family:
     """Return where a decoder keeps its MLPs.
 
+    Args:
+        model: the decoder.
+        patterns: the caller also takes patterns of names, `weights=`, which errors then offer.
     Raises:
         ValueError: a mixture of experts, or no list of blocks with an MLP of a known structure.
     """
     name = type(model).__name__
     for path, _ in model.named_modules():
         if path.rpartition(".")[2] in EXPERTS:
+            other = ", or name the attention matrices: weights=['*.o_proj']" if patterns else ""
             raise ValueError(
-                f"{name} is a mixture of experts ({path}); its tokens take different matrices, which level stacking "
-                "does not follow; choose a dense model, or name the attention matrices: weights=['*.o_proj']"
+                f"{name} is a mixture of experts ({path}); its tokens take different matrices, which is not followed "
+                f"here; choose a dense model{other}"
             )
     for path, blocks in model.named_modules():
         if isinstance(blocks, nn.ModuleList) and len(blocks) and (family := _family_of(path, blocks[0])):
@@ -83,11 +87,13 @@ def find_family(model: nn.Module) -> Family:
     raise ValueError(
         f"no MLP was found in {name}, whose lists of blocks are {lists}; known are blocks with one of {_known()}; pass "
         "family=Family(blocks='model.layers', mlp='mlp', into=('gate_proj', 'up_proj'), down='down_proj', "
-        "norm='post_attention_layernorm') with this model's names, or weights=['*.name']"
+        "norm='post_attention_layernorm') with this model's names" + (", or weights=['*.name']" if patterns else "")
     )
 
 
-def choose(model: nn.Module, family: Family | None, weights: Weights, layers: Layers) -> tuple[Matrix, ...]:
+def choose(
+    model: nn.Module, family: Family | None, weights: Weights, layers: Layers, *, without: Iterable[str] = ()
+) -> tuple[Matrix, ...]:
     """Return the matrices that a choice names, in the order in which the model holds them.
 
     Args:
@@ -96,13 +102,16 @@ def choose(model: nn.Module, family: Family | None, weights: Weights, layers: La
         weights: "mlp" (all matrices of the MLPs), "down" (those that write to the residual stream), "last_down" (the
             last of these), or patterns of module paths such as ["*.down_proj"], with the wildcards of a shell.
         layers: "all", or the indices of blocks; a negative one counts from the last.
+        without: paths of modules that are not the model's own any more: what is in them is not chosen, and "all" passes
+            over a block whose MLP is one of them.
     Raises:
-        ValueError: another word, an index outside the model, or nothing that fits.
+        ValueError: another word, an index outside the model, an MLP that was replaced, or nothing that fits.
     """
+    gone = tuple(f"{path}." for path in without)
     indices = _indices(model, family, layers)
-    known = {name: module for name, module in model.named_modules() if is_matrix(module)}
+    known = {name: module for name, module in model.named_modules() if is_matrix(module) and not name.startswith(gone)}
     if isinstance(weights, str):
-        names = _named(family, weights, indices)
+        names = _named(family, weights, _left(indices, family, gone, layers))
     else:
         names = [n for n in known if any(fnmatch.fnmatchcase(n, p) for p in weights)]
         if layers != "all":
@@ -198,6 +207,19 @@ def _indices(model: nn.Module, family: Family | None, layers: Layers) -> list[in
         got = f"layer {wrong[0]!r} does not exist" if wrong else "no layer was given"
         raise ValueError(f"{got}; {type(model).__name__} has the layers 0 to {count - 1}; give some of them, or 'all'")
     return sorted({i % count for i in layers})
+
+
+def _left(indices: list[int], family: Family | None, gone: tuple[str, ...], layers: Layers) -> list[int]:
+    """Return the blocks whose MLP is the pretrained one; refuse another that was asked for by its index."""
+    assert family is not None
+    replaced = [i for i in indices if f"{_path(family, i, '')}." in gone]
+    left = [i for i in indices if i not in replaced]
+    if replaced and (layers != "all" or not left):
+        raise ValueError(
+            f"the MLP of layer {replaced[0]} was replaced and has no pretrained matrices to learn beside; of those "
+            f"asked for, {left or 'none'} have theirs; give such layers, or name other matrices: weights=['*.o_proj']"
+        )
+    return left
 
 
 def _block_of(name: str, family: Family | None) -> int:

@@ -8,17 +8,26 @@ import torch
 from torch import Tensor
 
 from everlearn.convert.cache import Sight, to_cache
+from everlearn.convert.in_place import MemoryCache
 from everlearn.memory.state import Tensors
 
 
 def generation_inputs(
-    sight: Sight, context: Tensors, read: Tensor, ids: Tensor, mask: Tensor | None, config: Any, options: dict[str, Any]
+    sight: Sight,
+    context: Tensors,
+    cache: MemoryCache,
+    read: Tensor,
+    ids: Tensor,
+    mask: Tensor | None,
+    config: Any,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the arguments of `generate` that make it go on after a context.
 
     Args:
         sight: what the model's tokens see.
         context: keys and values, as `cache.from_cache` left them; empty after nothing.
+        cache: with the states of the memories in places; filled with the context.
         read: tokens of the segment so far, [B].
         ids: the prompt, [B, T].
         mask: [B, T] bool, padding on the left only, as generation asks for; None means none.
@@ -45,15 +54,18 @@ def generation_inputs(
             f"{ids.shape[1]} tokens and {new} new ones do not fit behind the {int(read.amax())} that were read: the "
             f"model has learned {sight.block} positions; start from state.new_segment(), or ask for fewer tokens"
         )
-    cache = to_cache(context)
+    to_cache(context, cache)
+    carries = bool(context or cache.states)
     repeats = max(option("num_beams") or 1, option("num_return_sequences") or 1)
-    if context and repeats > 1:
+    if carries and repeats > 1:
         cache.batch_repeat_interleave(repeats)
     seen = torch.cat([context["slots"] > 0, real], 1) if context else real
     return {
         "input_ids": ids,
         "attention_mask": seen.long(),
         "position_ids": sight.position_ids(slots),
-        **({"past_key_values": cache} if context else {}),
+        **({"past_key_values": cache} if carries else {}),
+        # the config of a hybrid says no: its base alone carries nothing
+        **({"use_cache": True} if cache.states else {}),
         **options,
     }

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
+import urllib.error
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+PATIENCE = 5.0  # seconds that the hub has to answer at all
 
 
 def load_base(name: str | Path) -> tuple[nn.Module, Any]:
@@ -39,6 +44,7 @@ def load_base(name: str | Path) -> tuple[nn.Module, Any]:
     if not folder.is_absolute():
         with suppress(OSError, ValueError, KeyError):
             return _load(place, local_files_only=True)
+        check_reachable(place)
     try:
         return _load(place)
     except (OSError, ValueError, KeyError) as error:
@@ -47,6 +53,29 @@ def load_base(name: str | Path) -> tuple[nn.Module, Any]:
             f"no causal language model can be loaded from {place!r} ({why[0] if why else error!r}); "
             "give a folder that save_pretrained wrote, or a model's name on the hub"
         ) from None
+
+
+def check_reachable(name: str) -> None:
+    """Refuse a name that only the hub can know when the hub does not answer: a download would try for half a minute.
+
+    Raises:
+        ValueError: no answer within `PATIENCE`.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return  # said by the library at once
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return  # an answer
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
+            raise ValueError(
+                f"{name!r} is no folder here and not in the cache, and the hub at {constants.ENDPOINT} does not answer "
+                f"({reason}); give a folder that save_pretrained wrote, or try again with a network"
+            ) from None
 
 
 def _load(place: str, **options: bool) -> tuple[nn.Module, Any]:

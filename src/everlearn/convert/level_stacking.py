@@ -17,6 +17,8 @@ from everlearn.convert.copies import Copies
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Family, Layers, Weights, choose, find_family
 from everlearn.convert.forms import Form, additive
+from everlearn.convert.in_place import MemoryCache, places
+from everlearn.convert.replaced import ReplacedModel
 from everlearn.convert.stacked import StackedModel
 from everlearn.convert.wrapped import StackedLinear
 from everlearn.levels import Level
@@ -49,16 +51,18 @@ def stack_levels(
     bit what they were, which is checked on a probe before this returns; `StackedModel.unstack` gives it back. The
     deltas belong to a state, one set for each row, in float32 whatever the model's own type.
 
+    A hybrid (`ReplacedModel`) keeps its memories where they stand, and the MLPs that are left learn beside them.
+
     What was measured, on one small model only: clipped plain steps beat momentum and Adam; "mlp" is best on text far
     from what the model knows, "last_down" has a state 12 times smaller and loses 0.01 to 0.02 bits per byte on prose;
     a good `eta` differs by 9 times between the two, so find it for each. Nothing here says what a model a thousand
     times larger gains; measure it again.
 
     Args:
-        model: a causal language model of Hugging Face; put into evaluation mode.
+        model: a causal language model of Hugging Face, or a hybrid; put into evaluation mode.
         tokenizer: that of the model; needed to read text, not to read token numbers.
         weights: "mlp", "down", "last_down", or patterns of module paths; see `families.choose`.
-        layers: "all", or indices of blocks.
+        layers: "all", or indices of blocks; of a hybrid, all whose MLP is the pretrained one.
         form: how levels stand beside the weights; see `forms`.
         levels: see `Level`; the rates are in units of the clipped gradient.
         chunk_size: tokens that share one gradient anchor; 128 was measured, 32 is better and dearer.
@@ -73,8 +77,8 @@ def stack_levels(
     Returns:
         the stacked model.
     Raises:
-        ValueError: a mixture of experts, an unknown structure or choice, a model that is stacked already, or one
-            whose logits are not finite or would change; the model is left as it was.
+        ValueError: a mixture of experts, an unknown structure or choice, a model that is stacked already, the bare
+            base of a hybrid, or one whose logits are not finite or would change; the model is left as it was.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -83,6 +87,16 @@ def stack_levels(
         )
     if any(isinstance(module, StackedLinear) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has levels already; call unstack() on the stacked model first")
+    hybrid = model if isinstance(model, ReplacedModel) else None
+    if hybrid is not None:
+        model, family = hybrid.base, hybrid.family if family is None else family
+        tokenizer = hybrid.tokenizer if tokenizer is None else tokenizer
+        window = hybrid.config.window if window is None else window
+    elif standing := places(model):
+        raise ValueError(
+            f"{type(model).__name__} holds memories in the place of {', '.join(standing)}, and only the hybrid knows "
+            "which; give stack_levels the ReplacedModel itself"
+        )
     if family is None and (isinstance(weights, str) or layers != "all" or isinstance(form, Copies)):
         family = find_family(model)
     config = StackConfig(
@@ -96,7 +110,7 @@ def stack_levels(
         merged=merged,
         family=family,
     )
-    matrices = choose(model, family, weights, layers)
+    matrices = choose(model, family, weights, layers, without=[] if hybrid is None else map(hybrid.path, places(model)))
     model.eval()
     sight = sight_of(model, window)
     check_gradients(model, matrices)
@@ -114,11 +128,13 @@ def stack_levels(
     )
     probe = _probe(embedding) if probe is None else probe
     with torch.no_grad():
-        before = check_output(model, model(input_ids=probe, use_cache=True))
-    stacked = StackedModel(model, tokenizer, config, matrices, deltas, sight)
+        before = check_output(
+            model, model(input_ids=probe, use_cache=True, **_carried(hybrid)), hybrid=hybrid is not None
+        )
+    stacked = StackedModel(model, tokenizer, config, matrices, deltas, sight, hybrid)
     try:
         with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):
-            after = model(input_ids=probe, use_cache=True).logits
+            after = model(input_ids=probe, use_cache=True, **_carried(hybrid)).logits
         wrong = check_same(before, after, exact=form.exact(len(deltas.read_levels)))
         if wrong:
             raise ValueError(
@@ -135,7 +151,7 @@ def load_adapter(model: nn.Module, folder: Path | str, tokenizer: Any = None) ->
     """Stack levels on a pretrained model as `StackedModel.save_adapter` saved them.
 
     Args:
-        model: the base that the adapter was made on; converted in place.
+        model: the base that the adapter was made on, or the hybrid; converted in place.
         folder: what `save_adapter` wrote.
         tokenizer: that of the model.
     Returns:
@@ -145,7 +161,7 @@ def load_adapter(model: nn.Module, folder: Path | str, tokenizer: Any = None) ->
         ValueError: no whole adapter, another base, or a layer that is not where it was; the model is left as it was.
     """
     meta, starts, state = adapter.load(Path(folder))
-    adapter.check_base(model, meta, Path(folder))
+    adapter.check_base(model.base if isinstance(model, ReplacedModel) else model, meta, Path(folder))
     config = StackConfig.from_dict(meta["config"])
     stacked = stack_levels(model, tokenizer, **vars(config))
     stacked.deltas.set_starts(starts)
@@ -158,6 +174,11 @@ def load_adapter(model: nn.Module, folder: Path | str, tokenizer: Any = None) ->
         stacked.unstack()
         raise
     return stacked, state
+
+
+def _carried(hybrid: ReplacedModel | None) -> dict[str, MemoryCache]:
+    """Return what a call needs to carry the states of memories in places: nothing for a plain model."""
+    return {} if hybrid is None else {"past_key_values": MemoryCache({}, None)}
 
 
 def _probe(embedding: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,17 @@ from torch import Tensor, nn
 
 from everlearn.convert import adapter
 from everlearn.convert.adapter import base_hash
-from everlearn.convert.cache import Sight, to_cache
+from everlearn.convert.cache import Sight
 from everlearn.convert.config import StackConfig
 from everlearn.convert.deltas import StackedDeltas
 from everlearn.convert.families import Matrix
-from everlearn.convert.generation import generation_inputs
 from everlearn.convert.mount import Mount
-from everlearn.convert.pretrained import CACHE, Pretrained
+from everlearn.convert.pretrained import Pretrained
+from everlearn.convert.replaced import ReplacedModel
 from everlearn.convert.wrapped import Reading, active
-from everlearn.layers.level_step import Update
+from everlearn.layers.leveled import LeveledMemory
 from everlearn.memory.codec import check_fits, digest
-from everlearn.memory.state import ModelState, with_layers
-from everlearn.models.rows import check_tokens, without_padding
+from everlearn.memory.state import ModelState
 
 MEMORY = "stack"  # the one memory of a state
 
@@ -49,6 +48,7 @@ class StackedModel(Pretrained):
         matrices: the modules that were chosen, by name.
         deltas: the memory.
         sight: what a token sees of earlier ones.
+        hybrid: whose base this is, where memories stand in places of the model.
     """
 
     def __init__(
@@ -59,8 +59,11 @@ class StackedModel(Pretrained):
         matrices: Sequence[Matrix],
         deltas: StackedDeltas,
         sight: Sight,
+        hybrid: ReplacedModel | None = None,
     ) -> None:
         super().__init__(base, tokenizer, sight)
+        # in a tuple, which hides it from torch: its parameters are those of the base, and count once
+        self._hybrid = (hybrid,)
         self.config, self.deltas, self.matrices = config, deltas, tuple(matrices)
         self._mount = Mount(base, matrices, config.form, config.family)
         self._fingerprint: str | None = None  # the base is frozen, and large
@@ -70,14 +73,14 @@ class StackedModel(Pretrained):
         """Return how many tokens share one gradient anchor."""
         return self.config.chunk_size
 
-    def memories(self) -> dict[str, StackedDeltas]:
-        """Return the memory that learns from the task's gradient."""
-        return {MEMORY: self.deltas}
+    @property
+    def hybrid(self) -> ReplacedModel | None:
+        """Return the hybrid that levels were stacked on, or None where the base is a plain model."""
+        return self._hybrid[0]
 
-    def initial_state(self, batch_size: int) -> ModelState:
-        """Return what `batch_size` fresh streams start from: the pretrained model."""
-        zeros = torch.zeros(batch_size, dtype=torch.long, device=self.device)
-        return with_layers(ModelState({}, {}, zeros, zeros), {MEMORY: self.deltas.initial_state(batch_size)})
+    def memories(self) -> dict[str, LeveledMemory]:
+        """Return the memories that learn from the task's gradient: the deltas, and those in places of a hybrid."""
+        return {MEMORY: self.deltas, **(self.hybrid.memories() if self.hybrid else {})}
 
     @contextmanager
     def using(self, state: ModelState) -> Iterator[None]:
@@ -96,40 +99,13 @@ class StackedModel(Pretrained):
 
     def reading(self, state: ModelState) -> Reading:
         """Return what the matrices read with a state; one without a memory reads what fresh streams start from."""
-        if unknown := sorted(set(state.memory) - {MEMORY}):
-            raise ValueError(
-                f"the state is another model's: it holds a memory {unknown[0]!r} that this model lacks; "
-                "read with the model that wrote it, or pass state=None"
-            )
+        self._check_memories(state)
         layer = state.layer(MEMORY)
         if not layer.memory and not self.deltas.moved:
             return Reading()
         layer = layer if layer.memory else self.deltas.initial_state(1)
         reading = self.config.form.reading(self.matrices, self.deltas.held(layer))
         return replace(reading, merged=self.config.merged if self.config.form.mergeable else False)
-
-    def forward(
-        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, ModelState]:
-        """Read tokens with what the state has learned; nothing is learned.
-
-        A full pass, any split of it and token by token give the same results.
-
-        Args:
-            ids: [B, T].
-            state: what earlier tokens left; None starts fresh streams.
-            mask: [B, T] bool, True for real tokens; padding may stand left, right or inside and changes nothing.
-        Returns:
-            logits: [B, T, vocab_size] for the token after each; 0 at padding.
-            state: to pass to the next call; its keys and values count those of these tokens.
-        Raises:
-            ValueError: tokens that the vocabulary lacks; shapes or types that do not fit; a state of another model.
-        """
-        state = self._checked(ids, state, mask)
-        with self.using(state):
-            if mask is None or bool(mask.all()):
-                return self._read(ids, state, None)
-            return without_padding(self._read, ids, state, mask)
 
     def hidden(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
@@ -166,60 +142,6 @@ class StackedModel(Pretrained):
             )
         blocks: Any = self.base.get_submodule(family.blocks)
         return f"{family.blocks}.{len(blocks) - 1}.{family.mlp}"
-
-    def generate(
-        self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None, **options: Any
-    ) -> Tensor:
-        """Continue prompts by the model's own `generate`; nothing is learned, and no state changes.
-
-        What a state has read in its open segment stands before the prompt. `generate` makes its own masks: new tokens
-        are seen beyond `window`, and a model with sliding layers counts the empty places of a shorter row as tokens.
-        Where that matters, call the model token by token.
-
-        Args:
-            ids: [B, T].
-            state: what the streams have learned and read; None uses the pretrained model.
-            mask: [B, T] bool, padding on the left only.
-            options: passed on, such as max_new_tokens, do_sample, num_beams, streamer.
-        Returns:
-            [B, T + new], or more rows when several sequences are asked for.
-        Raises:
-            ValueError: see `forward`; no prompt, or more positions than the model has learned.
-        """
-        check_tokens(ids, mask, state)
-        state = state or self.initial_state(len(ids))
-        base: Any = self.base
-        with self.using(state), torch.no_grad():
-            context = state.layer(CACHE).context
-            inputs = generation_inputs(
-                self.sight, context, state.segment_len, ids, mask, base.generation_config, options
-            )
-            return base.generate(**inputs)
-
-    def tick(
-        self, state: ModelState, event: str, rows: Tensor | None = None
-    ) -> tuple[ModelState, dict[str, dict[str, Update]]]:
-        """Declare an event such as "document" or "session": levels that wait for it step or restart.
-
-        Args:
-            state: what the streams have taught.
-            event: a word that some level names; any other changes nothing.
-            rows: [B] bool, the rows that it concerns; None means all.
-        Returns:
-            state: the new state.
-            updates: "stack" -> level name -> what it did.
-        Raises:
-            ValueError: rows that are not [B] bool.
-        """
-        if rows is not None and (rows.dtype != torch.bool or rows.shape != state.tokens_seen.shape):
-            raise ValueError(
-                f"rows are {rows.dtype} of shape {tuple(rows.shape)}; give bool of shape ({state.batch_size},), "
-                "True where the event happened"
-            )
-        if MEMORY not in state.memory:
-            return state, {}
-        layer, done = self.deltas.tick(state.layer(MEMORY), event, rows)
-        return with_layers(state, {MEMORY: layer}), {MEMORY: done} if done else {}
 
     def fingerprint(self) -> str:
         """Return a hash of the base and of what else decides results; levels' rates are left out."""
@@ -271,6 +193,6 @@ class StackedModel(Pretrained):
         self._mount.remove({} if state is None else self._mount.merged(self.reading(state)))
         return self.base
 
-    def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
-        """Run the model over left-aligned rows, with the keys and values of the state before them."""
-        return self._run(ids, state, mask, to_cache(state.layer(CACHE).context))
+    def _reading(self, state: ModelState) -> AbstractContextManager[None]:
+        """Return a context inside which the base reads with the deltas of a state."""
+        return self.using(state)

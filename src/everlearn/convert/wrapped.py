@@ -174,8 +174,13 @@ def merged_weight(base: nn.Module, delta: Tensor, name: str) -> Tensor:
 
 
 def can_merge(base: nn.Module) -> bool:
-    """Tell whether a matrix is held as one plain tensor that a delta can be added to."""
-    return type(base) is nn.Linear or type(base) is Conv1D
+    """Tell whether a matrix is held as one plain tensor that a delta can be added to, and is all that its call does.
+
+    Hooks, and a `forward` of the module's own as accelerate sets it where weights are offloaded, run in a call alone.
+    """
+    plain = type(base) is nn.Linear or type(base) is Conv1D
+    hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+    return plain and not hooked and "forward" not in vars(base)
 
 
 def _without_base(module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.util
 import os
 import re
 import string
 import sysconfig
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +99,7 @@ def validation_files(known: Sequence[Document], count: int = 8) -> list[Document
 
 
 def user_text(paths: Iterable[Path | str], smallest: int = 1_025) -> UserText:
-    """Read the user's own text: files, or folders that are searched for readable text.
+    """Read the user's own text: files, packed (.gz) or not, or folders that are searched for readable text.
 
     Args:
         paths: files and folders. A file named here must be usable; inside a folder what is not is named and skipped.
@@ -240,7 +242,7 @@ def _read(path: Path, smallest: int) -> Document:
         size = path.stat().st_size
         if size > LARGEST_TEXT:
             raise ValueError(f"{name} is too large: got {size} bytes, at most {LARGEST_TEXT} are read; split the file")
-        data = path.read_bytes()
+        data = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
     except OSError as error:
         raise ValueError(f"{name} cannot be read: got {error.strerror}; a readable file is needed; check it") from error
     if not data:
@@ -252,6 +254,20 @@ def _read(path: Path, smallest: int) -> Document:
             f"{name} is too short: got {len(data)} bytes, at least {smallest} are needed; join it with other files"
         )
     return Document(name, data)
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the content of a gzip file, never more than may be read."""
+    try:
+        with gzip.open(path) as file:
+            data = file.read(LARGEST_TEXT + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{shown(path)} is damaged: got no whole gzip file ({error}); pack the text again") from None
+    if len(data) > LARGEST_TEXT:
+        raise ValueError(
+            f"{shown(path)} is too large: got more than {LARGEST_TEXT} bytes unpacked, which is the most; split it"
+        )
+    return data
 
 
 def is_text(data: bytes) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
+
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from everlearn.learn.chunk import token_nll
 from everlearn.memory.state import ModelState
@@ -63,6 +67,21 @@ def _score(model: Decoder, weights: Weights, window: Tensor, state: ModelState |
         logits, carried = functional_call(model, own, (row[None, :-1], carried))
         return token_nll(logits, row[None, 1:])[0], carried
 
+    if model.config.window is not None or model.config.mixer == "self_modifying":
+        return _one_by_one(one, weights, window, state)
     # the fused kernels of attention have no batching rule
     with sdpa_kernel(SDPBackend.MATH):
         return vmap(one, in_dims=(0, 0, None if state is None else 0))(weights, window, state)
+
+
+def _one_by_one(
+    one: Callable[..., tuple[Tensor, ModelState]], weights: Weights, window: Tensor, state: ModelState | None
+) -> tuple[Tensor, ModelState]:
+    """Do what vmap does, a row at a time: where a window or a chunk ends goes by the state, which vmap refuses."""
+    rows = []
+    for row in range(len(window)):
+        own = {name: weight[row] for name, weight in weights.items()}
+        rows.append(one(own, window[row], None if state is None else state.map(itemgetter(row))))
+    return torch.stack([nll for nll, _ in rows]), pytree.tree_map(
+        lambda *parts: torch.stack(parts), *[s for _, s in rows]
+    )

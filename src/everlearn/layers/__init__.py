@@ -8,6 +8,9 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.local import associate
 from everlearn.layers.mlp import SwiGLU
 from everlearn.layers.nested import NestedCMS
+from everlearn.layers.self_modifying import SelfModifyingRule, SelfModifyingTitans
+from everlearn.layers.titans import TitansMemory
+from everlearn.layers.titans_attention import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 
 __all__ = [
     "CMS",
@@ -15,8 +18,14 @@ __all__ = [
     "ContinuumMemory",
     "DeltaMemory",
     "IndependentCMS",
+    "MemoryAsContext",
+    "MemoryAsGate",
+    "MemoryAsLayer",
     "NestedCMS",
+    "SelfModifyingRule",
+    "SelfModifyingTitans",
     "SwiGLU",
+    "TitansMemory",
     "Update",
     "associate",
 ]

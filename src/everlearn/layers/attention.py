@@ -12,7 +12,7 @@ from everlearn.memory.state import LayerState, Tensors
 
 
 class Attention(nn.Module):
-    """Attend to all earlier tokens, or to the most recent ones.
+    """Attend to all earlier tokens, or to the most recent ones, and to persistent ones.  [Titans eq. 19-20]
 
         y_t = sum_{i <= t} softmax_i(q_t . k_i / sqrt(D)) v_i,    q and k rotated by their positions
 
@@ -20,16 +20,29 @@ class Attention(nn.Module):
     inside its window. It stores nothing in weights, so all it carries is context, which a new segment drops. Positions
     count the real tokens of each row since its segment began; rotary embedding pairs feature i with i + D/2.
 
+    Persistent tokens are learned and stand before every segment, whatever the window: x~ = [p_1 .. p_P] || x. They have
+    no position, so their keys are compared unrotated and look the same from everywhere. What a token reads from them
+    alone is W_V softmax(W_K q), a feed-forward layer whose weights the keys and values of p are.
+
     Args:
         dim: size of the input and of the output; a multiple of 2 * num_heads.
         num_heads: heads of size D = dim / num_heads.
         window: tokens that a token sees, itself included (>= 1); None means all. The cache holds no more than that.
         rope_base: base of the rotary wavelengths; larger suits longer segments.
+        num_persistent: learned tokens that every token sees (>= 0).
     Raises:
-        ValueError: dim that does not divide, or a window below 1.
+        ValueError: dim that does not divide, a window below 1, or a num_persistent below 0.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, window: int | None = None, rope_base: float = 10000.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        window: int | None = None,
+        rope_base: float = 10000.0,
+        num_persistent: int = 0,
+    ) -> None:
         super().__init__()
         if num_heads < 1 or dim % (2 * num_heads):
             raise ValueError(
@@ -38,10 +51,14 @@ class Attention(nn.Module):
             )
         if window is not None and window < 1:
             raise ValueError(f"window {window} is below 1; give a number of tokens, or None for all of them")
+        if num_persistent < 0:
+            raise ValueError(f"num_persistent {num_persistent} is below 0; give a number of tokens, or leave it out")
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.window, self.rope_base = window, rope_base
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
+        # of the size of a token after its norm
+        self.persistent = nn.Parameter(torch.randn(num_persistent, dim)) if num_persistent else None
 
     def initial_state(self, batch_size: int) -> LayerState:
         """Return what a fresh stream starts from: nothing."""
@@ -80,12 +97,12 @@ class Attention(nn.Module):
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         positions = self._positions(x, cache, mask)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
-        q, k = rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
+        plain, q, k = q, rotate(q, positions, self.rope_base), rotate(k, positions, self.rope_base)
         slots = positions + 1 if mask is None else (positions + 1).masked_fill(~mask, 0)
         new: Tensors = {"k": k, "v": v, "positions": slots}
         if cache:
             new = {name: torch.cat([cache[name].to(part.dtype), part], 1) for name, part in new.items()}
-        y = self._attend(q, positions, new)
+        y = self._attend(q, plain, positions, new)
         return self.out(y.flatten(2)), LayerState(context=self._trim(new, mask is not None))
 
     def _positions(self, x: Tensor, cache: Tensors, mask: Tensor | None) -> Tensor:
@@ -96,19 +113,32 @@ class Attention(nn.Module):
             last = last + cache["positions"].amax(1, keepdim=True)
         return last.clamp(min=0)
 
-    def _attend(self, q: Tensor, positions: Tensor, stored: Tensors) -> Tensor:
-        """Attend from q, [B, T, H, D], to the stored slots, of which the last T are q's own tokens."""
-        q, k, v = (part.transpose(1, 2) for part in (q, stored["k"], stored["v"]))
-        length, size = q.shape[2], k.shape[2]
-        if length == size and (self.window is None or self.window >= length):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    def _attend(self, q: Tensor, plain: Tensor, positions: Tensor, stored: Tensors) -> Tensor:
+        """Attend from q, [B, T, H, D] and `plain` before its rotation, to the stored slots, the last T its own."""
+        length, size = q.shape[1], stored["k"].shape[1]
+        k, v = stored["k"], stored["v"]
+        if self.persistent is None and length == size and (self.window is None or self.window >= length):
+            return _softmax(q, k, v, None)
         distance = positions.unsqueeze(2) + 1 - stored["positions"].unsqueeze(1)
         seen = (distance >= 0) & (stored["positions"] > 0).unsqueeze(1)
         if self.window is not None:
             seen = seen & (distance < self.window)
         # a padded token sees itself: a softmax over nothing is not finite on every backend
         own = torch.eye(length, size, dtype=torch.bool, device=q.device).roll(size - length, 1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=(seen | own).unsqueeze(1)).transpose(1, 2)
+        seen = seen | own
+        if self.persistent is None:
+            return _softmax(q, k, v, seen)
+        p_k, p_v = self._persistent_pairs(len(q))
+        # two products in one: rotated queries meet rotated keys, plain ones the persistent keys
+        keys = torch.cat([F.pad(p_k, (self.head_dim, 0)), F.pad(k, (0, self.head_dim))], 1)
+        seen = F.pad(seen, (p_k.shape[1], 0), value=True)
+        return _softmax(torch.cat([q, plain], -1), keys, torch.cat([p_v, v], 1), seen, scale=self.head_dim**-0.5)
+
+    def _persistent_pairs(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the persistent tokens for each row, [B, P, H, D], without a position."""
+        assert self.persistent is not None
+        _, k, v = self.qkv(self.persistent).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(1)
+        return k.expand(rows, *k.shape), v.expand(rows, *v.shape)
 
     def _trim(self, stored: Tensors, padded: bool) -> Tensors:
         """Drop what no later token can see and move each row's slots to the left; padding's own are zero already."""
@@ -140,7 +170,15 @@ class Attention(nn.Module):
             context_flow="tokens of the row",
             conditioned_on=("qkv",),
         )
-        return [cache, Component(name="", kind="projections", owns=("qkv", "out"))]
+        own = ("qkv", "out") if self.persistent is None else ("qkv", "out", "persistent")
+        return [cache, Component(name="", kind="projections", owns=own)]
+
+
+def _softmax(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float | None = None) -> Tensor:
+    """Attend, [B, T, H, D]; `seen` is [B, T, S], None means all earlier ones."""
+    mask = None if seen is None else seen.unsqueeze(1)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=seen is None, scale=scale).transpose(1, 2)
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:

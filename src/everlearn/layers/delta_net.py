@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everlearn.layers.convolution import convolve
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
-from everlearn.memory.state import LayerState, Tensors, where_rows
+from everlearn.memory.state import LayerState, where_rows
 from everlearn.ops.delta_rule import delta_rule
+from everlearn.ops.precision import full_precision
+from everlearn.ops.unit import unit
 
 
 class DeltaMemory(nn.Module):
@@ -110,7 +113,7 @@ class DeltaMemory(nn.Module):
         state = state or LayerState()
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
-        mixed, tail = self._convolve(self.qkv(x), state.context, mask)
+        mixed, tail = convolve(self.qkv(x), self.conv, state.context.get("conv"), mask)
         q, k, v = mixed.unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(2)
         eta, log_alpha = self._gates(x)
         if mask is not None:
@@ -130,29 +133,13 @@ class DeltaMemory(nn.Module):
             read = read * F.silu(self.read_gate(x))
         return self.out(read), LayerState({"S": memory}, {"conv": tail})
 
-    def _convolve(self, inputs: Tensor, context: Tensors, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mix each channel over conv_width tokens and apply SiLU; return that and the row's last inputs."""
-        length, reach = inputs.shape[1], self.conv_width - 1
-        before = context.get("conv")
-        if before is None:
-            before = inputs.new_zeros(inputs.shape[0], reach, inputs.shape[2])
-        inputs = torch.cat([before.to(inputs.dtype), inputs], 1)
-        mixed = inputs[:, :length] * self.conv[0]
-        for lag in range(1, self.conv_width):
-            mixed = torch.addcmul(mixed, inputs[:, lag : lag + length], self.conv[lag])
-        if mask is None:
-            return F.silu(mixed), inputs[:, length:]
-        # a row's tail ends at its own last real token
-        index = mask.sum(1)[:, None, None] + torch.arange(reach, device=inputs.device)[:, None]
-        return F.silu(mixed), inputs.take_along_dim(index, 1)
-
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return eta and log alpha < 0, each [B, T, H]; float32 keeps alpha's distance from 1.
 
         eta lies in (0, 1 + alpha), or in (0, 1) when gated.
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             logits = F.linear(x.to(dtype), self.gates.weight.to(dtype), self.gates.bias.to(dtype))
         eta, alpha = logits.chunk(2, -1)
         log_alpha = F.logsigmoid(alpha)
@@ -184,10 +171,3 @@ class DeltaMemory(nn.Module):
         )
         own = ("qkv", "conv", "gates", "norm", "out")
         return [matrix, tail, Component(name="", kind="projections", owns=own)]
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale the last dimension to norm 1, smoothly at zero: never above 1, as the op's bound asks."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    wide = x.to(dtype)
-    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)

@@ -37,6 +37,7 @@ def step_level(
     rule: Rule,
     max_norm: float,
     reduce: str,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Change a level's weights, collected gradients and slots in place of the old ones.  [NL eq. 71]
 
@@ -49,17 +50,18 @@ def step_level(
         due: [B] bool; the other rows stay bit-identical.
         rule: takes the step.
         max_norm: bound on the gradient of one row and tensor.
-        reduce: "mean" or "sum" over the tokens of the period.
+        reduce: "mean" or "sum" over the tokens of the period; a sum counts its tokens by itself.
+        share: how much of the step each row takes, [B]; None for all of it. See `Level.share`.
     Returns:
         each row's surprise, [B]; 0 where nothing was due.
     """
     count = memory[f"{level.name}.tokens"].clamp_min(1)
     totals = {part: memory[f"{level.name}.{part}.grad"] for part in starts}
-    # flat first: a sum in the order of the strides would give a gradient that was saved and loaded other bits
-    norms = torch.stack([total.flatten(1).norm(dim=1) for total in totals.values()])
-    share = 1 / count.to(norms.dtype) if reduce == "mean" else torch.ones_like(norms[0])
-    norms = norms * share
-    scales = clip_scale(norms, max_norm) * share
+    # laid out anew where need be: the order of a sum, and so its last bit, goes by the layout
+    norms = torch.stack([torch.linalg.vector_norm(total.flatten(1), dim=1) for total in totals.values()])
+    each = 1 / count.to(norms.dtype) if reduce == "mean" else torch.ones_like(norms[0])
+    norms = norms * each
+    scales = clip_scale(norms, max_norm) * each
     choose = row_chooser(due)
     nothing = torch.zeros_like(norms[0, 0])
     for (part, start), scale in zip(starts.items(), scales, strict=True):
@@ -69,7 +71,9 @@ def step_level(
         # where eta multiplies the gradient and nothing else it takes the scale along, and the gradient is read once
         grad, eta = (total, level.eta * scale) if rule is gd else (total * scale, level.eta)
         weights, slots = rule(memory[name], grad, None, slots, eta=eta)
-        weights = torch.lerp(weights, start.expand_as(weights), level.anchor_decay) if level.anchor_decay else weights
+        weights = weights + level.anchor_decay * (start - weights) if level.anchor_decay else weights
+        if share is not None and reduce == "mean":
+            weights = torch.lerp(memory[name], weights, share.to(weights.dtype).reshape(-1, 1, 1))
         memory[name] = choose(weights, memory[name])
         memory[f"{name}.grad"] = choose(nothing.expand_as(total), total)
         for slot, value in slots.items():

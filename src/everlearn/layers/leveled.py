@@ -185,7 +185,7 @@ class LeveledMemory(nn.Module, ABC):
             due = level.due(tokens, event)
             due = due if rows is None else due & rows
             if bool(due.any()):
-                updates[level.name] = Update(due, self._step(level, memory, due))
+                updates[level.name] = Update(due, self._step(level, memory, due, level.share(tokens, event)))
                 memory[f"{level.name}.tokens"] = torch.where(due, 0, tokens)
                 self._restart_faster(level.name, memory, due)
                 if level.name in self._means:
@@ -209,6 +209,21 @@ class LeveledMemory(nn.Module, ABC):
                 every = torch.ones(len(one), dtype=torch.bool, device=one.device)
                 self._restart(level.name, memory, every if rows is None else rows)
         return replace(state, memory=memory), updates
+
+    def discard(self, state: LayerState, event: str) -> LayerState:
+        """Drop what has been collected for a step at an event, so that declaring it teaches nothing; clocks go to 0.
+
+        Args:
+            state: what the streams have taught.
+            event: such as "document".
+        """
+        self._check(state)
+        memory = dict(state.memory)
+        for level in self._stepping:
+            if event in (level.update_period, level.finish):
+                for name in (*(f"{part}.grad" for part in self._parts(level.name)), "tokens"):
+                    memory[f"{level.name}.{name}"] = torch.zeros_like(memory[f"{level.name}.{name}"])
+        return replace(state, memory=memory)
 
     def starts(self, levels: Sequence[str]) -> Tensors:
         """Return the parameters that hold the learned start of some levels: "level.part" -> [out, in].
@@ -303,10 +318,10 @@ class LeveledMemory(nn.Module, ABC):
         row = torch.empty((1, *weight.shape), dtype=weight.dtype, device="meta")
         return list(self.rule(row, row, None, {}, eta=1.0)[1].values())
 
-    def _step(self, level: Level, memory: Tensors, due: Tensor) -> Tensor:
+    def _step(self, level: Level, memory: Tensors, due: Tensor, share: Tensor | None) -> Tensor:
         """Change one level's entries of `memory` in the rows that are due; return each row's surprise, [B]."""
-        start = self._start(level.name, memory)
-        return step_level(memory, level, start, due, rule=self.rule, max_norm=self.max_norm, reduce=self.reduce)
+        start, rule = self._start(level.name, memory), self.rule
+        return step_level(memory, level, start, due, rule=rule, max_norm=self.max_norm, reduce=self.reduce, share=share)
 
     def _follow(self, level: str, memory: Tensors, rows: Tensor) -> Update:
         """Move the running mean of a level that has just stepped in some rows."""

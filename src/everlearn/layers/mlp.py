@@ -10,7 +10,10 @@ from everlearn.levels.component import Component
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply by a matrix that all rows share, [out, in], or that each row owns, [B, out, in]; x is [B, T, in]."""
-    return F.linear(x, weight) if weight.ndim == 2 else x @ weight.transpose(-1, -2)
+    if weight.ndim == 2:
+        return F.linear(x, weight)
+    # one row alone: the plain product, whose gradient has the layout of the weight
+    return F.linear(x, weight[0]) if len(weight) == 1 else x @ weight.mT
 
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """The online learner."""
 
-from everlearn.learn.archive import Archive, Route, error_rate
+from everlearn.learn.archive import Archive
 from everlearn.learn.calibrate import Calibration, calibrate_lr
 from everlearn.learn.chunk import ChunkReport, NotFiniteError, learn_chunk
 from everlearn.learn.guard import Guard, GuardEvent, ProbeGuard
 from everlearn.learn.learner import Learner
 from everlearn.learn.model_guard import ModelGuard
+from everlearn.learn.route import Route, error_rate
 from everlearn.learn.score import Score
 from everlearn.learn.slots import look_up, memorize
 from everlearn.learn.spans import Text, Tokens

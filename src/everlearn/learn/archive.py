@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from everlearn.learn.chunk import LearningModel
+from everlearn.learn.route import BASE, LIVE, Route, choose
 from everlearn.learn.stream import read
 from everlearn.memory.archived import Archived
-from everlearn.memory.low_rank import compress_state, decompress_state, from_tensors, to_tensors
+from everlearn.memory.low_rank import compress_state, decompress_state, deltas, from_tensors, to_tensors
 from everlearn.memory.state import ModelState, concat_rows, with_layers
 from everlearn.memory.users import plain_name
 
-BASE = "base"  # the candidate that has learned nothing
 Drop = Callable[[Sequence[Archived]], str]
 
 
@@ -43,37 +43,6 @@ class Shelf(Protocol):
     def forget(self, name: str) -> bool:
         """Remove an entry's bytes; tell whether there was one."""
         ...
-
-
-@dataclass(frozen=True)
-class Route:
-    """How a window was routed.
-
-    Args:
-        losses: candidate -> mean loss of the window in nats per token; the base first, then the oldest.
-        choice: the candidate to go on with.
-        margin: how much less it costs than the best of the others, in nats per token; infinite without others, and
-            negative where the base was kept although another cost a little less.
-        tokens: how many tokens were read for it, over all candidates.
-        truth: the candidate that would have been right, where that is known.
-    """
-
-    losses: dict[str, float]
-    choice: str
-    margin: float
-    tokens: int
-    truth: str | None = None
-
-    @property
-    def wrong(self) -> bool | None:
-        """Tell whether the choice was an error; None where the truth is not known."""
-        return None if self.truth is None else self.choice != self.truth
-
-
-def error_rate(routes: Iterable[Route]) -> float:
-    """Return the share of wrong choices among the routes whose truth is known; NaN when there are none."""
-    known = [route.wrong for route in routes if route.wrong is not None]
-    return sum(known) / len(known) if known else math.nan
 
 
 def oldest(entries: Sequence[Archived]) -> str:
@@ -138,30 +107,44 @@ class Archive:
         """Return the names of what is archived, the oldest first."""
         return [entry.name for entry in self.entries()]
 
+    def entry(self, name: str) -> Archived:
+        """Return what is kept of a document.
+
+        Raises:
+            ValueError: it is not archived.
+        """
+        if (entry := self._entries.get(plain_name(name, "document name"))) is None:
+            raise ValueError(f"{name!r} is not archived; the archive holds {self.names()}: name one of them")
+        return entry
+
     def nbytes(self) -> int:
         """Return the bytes of everything that is archived, earlier versions too."""
         return sum(entry.nbytes() for entry in self._entries.values())
 
-    def keep(self, name: str, state: ModelState) -> list[str]:
+    def keep(self, name: str, state: ModelState, *, again: bool = False) -> list[str]:
         """Archive what a document has taught; an entry of the name becomes its earlier version.
 
         Args:
-            name: of the document or topic, 1 to 128 printable characters, not "base".
+            name: of the document or topic, 1 to 128 printable characters, neither "base" nor "live".
             state: one row.
+            again: this is the reading that is kept already, read once more as after a crash: it takes the place of the
+                entry, whose earlier version stays.
         Returns:
             the names of the documents that were dropped for it.
         Raises:
             ValueError: another name, several rows, NaN or infinity, or a state of another model; nothing was kept.
         """
-        name = self._name(name)
-        if name == BASE:
-            raise ValueError(f"the name {BASE!r} stands for the model as it was; choose another name for the document")
+        name = self.check_name(name)
         if state.batch_size != 1:
             raise ValueError(f"the state has {state.batch_size} rows; archive one document: state.rows([0])")
         packed = compress_state(state, self._fresh, self.model.memories(), rank=self.rank, bits=self.bits)
         packed = from_tensors(to_tensors(packed))  # on the CPU, as a file would give it back
         old = self._entries.get(name)
-        self._put(Archived(name, packed, self._next(), old.packed if old else None))
+        if again and old is not None:
+            newest = old.order == self._next() - 1
+            self._put(Archived(name, packed, old.order if newest else self._next(), old.before))
+        else:
+            self._put(Archived(name, packed, self._next(), old.packed if old else None))
         dropped: list[str] = []
         while len(self._entries) > self.capacity:
             gone = self.drop([entry for entry in self.entries() if entry.name != name])
@@ -176,7 +159,7 @@ class Archive:
         Raises:
             ValueError: it is not archived.
         """
-        self._put(replace(self._entry(name), order=self._next()))
+        self._put(replace(self.entry(name), order=self._next()))
 
     def roll_back(self, name: str) -> None:
         """Undo the last `keep` of one document: its earlier version comes back, or it leaves the archive.
@@ -186,7 +169,7 @@ class Archive:
         Raises:
             ValueError: it is not archived.
         """
-        entry = self._entry(name)
+        entry = self.entry(name)
         if entry.before is None:
             self.forget(name)
         else:
@@ -194,9 +177,13 @@ class Archive:
 
     def forget(self, name: str) -> bool:
         """Remove a document, its earlier version and their bytes on the shelf; tell whether it was there."""
-        name = self._name(name)
+        name = plain_name(name, "document name")
         removed = self.shelf.forget(name) if self.shelf else False
         return self._entries.pop(name, None) is not None or removed
+
+    def moved(self, state: ModelState) -> bool:
+        """Tell whether some level of a state, one row, has learned anything."""
+        return any(layer in state.memory and deltas(state, self._fresh, layer) for layer in self.model.memories())
 
     def state(self, name: str) -> ModelState:
         """Return what a document taught, between two documents, [1, ...]; "base" has learned nothing.
@@ -204,19 +191,25 @@ class Archive:
         Raises:
             ValueError: it is not archived.
         """
-        return self._fresh if name == BASE else decompress_state(self._entry(name).packed, self._fresh)
+        return self._fresh if name == BASE else decompress_state(self.entry(name).packed, self._fresh)
 
     def onto(self, name: str, state: ModelState) -> ModelState:
         """Return a stream's state with the levels of a candidate in place of its own, to go on with.
 
         Args:
-            name: a candidate, such as `Route.choice`.
+            name: a candidate, such as `Route.choice`; "live" is the state itself.
             state: one row; what it carries of the open segment stays, made by other weights (stale).
         """
+        if name == LIVE:
+            return state
         chosen = self.state(name)
         return with_layers(
             state, {layer: replace(state.layer(layer), memory=chosen.memory[layer]) for layer in self.model.memories()}
         )
+
+    def candidates(self, state: ModelState) -> list[str]:
+        """Return the names of what a stream could go on with instead of the base; see `route`."""
+        return [*self.names(), *([LIVE] if self.moved(state) else [])]
 
     def route(
         self, window: Tensor, state: ModelState | None = None, *, context: int = 0, truth: str | None = None
@@ -225,7 +218,8 @@ class Archive:
 
         Args:
             window: [T] tokens, of which at least one is predicted and counted.
-            state: of the stream before the window, one row; None reads the window as the start of a text.
+            state: of the stream before the window, one row; None reads the window as the start of a text. Where its
+                own levels have learned something they are a candidate as well, "live", the last.
             context: tokens at the front of the window that are read and not counted.
             truth: the candidate that would be right, for the report; one that was dropped counts as an error.
         Raises:
@@ -237,29 +231,34 @@ class Archive:
             raise ValueError(
                 f"a window of {len(window)} tokens with context {context} has no token to count; give a longer window"
             )
-        return self._choose(names, counted, nll.numel(), truth)
+        return choose(names, counted, nll.numel(), self.min_gain, truth)
 
-    def score(self, ids: Tensor, *, chunk_size: int = 128, truth: str | None = None) -> tuple[Tensor, list[Route]]:
+    def score(
+        self, ids: Tensor, state: ModelState | None = None, *, chunk_size: int = 128, truth: str | None = None
+    ) -> tuple[Tensor, list[Route]]:
         """Score a text, each chunk with the candidate that cost least on the one before; nothing is learned.
 
-        The first chunk is read by the base. Every candidate reads the whole text.
+        The first chunk is read by the base, or by the live state where the text goes on in its open segment. Every
+        candidate reads the whole text.
 
         Args:
             ids: [T] tokens.
+            state: see `route`.
             chunk_size: tokens that are routed together, >= 2.
             truth: see `route`.
         Returns:
-            nll: of each token in nats, [T] float64; NaN for the first, which nothing predicts.
+            nll: of each token in nats, [T] float64; NaN for the first of a segment, which nothing predicts.
             routes: one for every chunk but the first.
         Raises:
             ValueError: no token, or a chunk_size below 2.
         """
         if chunk_size < 2:
             raise ValueError(f"chunk_size {chunk_size} is below 2; give the tokens to route together, such as 128")
-        names, nll = self._losses(ids, None)
+        names, nll = self._losses(ids, state)
         chunks = nll.split(chunk_size, dim=1)
-        routes = [self._choose(names, chunk, chunk.numel(), truth) for chunk in chunks[:-1]]
-        rows = [0, *(names.index(route.choice) for route in routes)]
+        routes = [choose(names, chunk, chunk.numel(), self.min_gain, truth) for chunk in chunks[:-1]]
+        goes_on = state is not None and LIVE in names and bool(state.segment_len[0] or state.context.get("open"))
+        rows = [len(names) - 1 if goes_on else 0, *(names.index(route.choice) for route in routes)]
         return torch.cat([chunk[row] for row, chunk in zip(rows, chunks, strict=True)]), routes
 
     def _losses(self, ids: Tensor, state: ModelState | None) -> tuple[list[str], Tensor]:
@@ -269,8 +268,8 @@ class Archive:
                 f"tokens are {tuple(ids.shape)}, the state has {state.batch_size if state else 1} rows; route one "
                 "stream at a time: [T] tokens, and a state of one row or none"
             )
-        names = [BASE, *self.names()]
         stream = self._fresh if state is None else state
+        names = [BASE, *self.candidates(stream)]
         found = []
         for start in range(0, len(names), self.rows):
             group = [self.onto(name, stream) for name in names[start : start + self.rows]]
@@ -279,33 +278,25 @@ class Archive:
             found.append(read(self.model, tokens, batch, chunk_size=self._chunk, learn=False)[0].nll)
         return names, torch.cat(found)
 
-    def _choose(self, names: list[str], nll: Tensor, tokens: int, truth: str | None) -> Route:
-        """Choose the candidate with the least mean loss; the base, which is the first, where the gain is too small."""
-        means = nll.nanmean(1)
-        best = int(means.argmin())
-        if not float(means[0] - means[best]) > self.min_gain:
-            best = 0
-        others = torch.cat([means[:best], means[best + 1 :]])
-        margin = float(others.min() - means[best]) if len(others) else math.inf
-        return Route(dict(zip(names, means.tolist(), strict=True)), names[best], margin, tokens, truth)
-
     def _put(self, entry: Archived) -> None:
         """Make an entry durable first and visible after."""
         if self.shelf:
             self.shelf.save(entry)
         self._entries[entry.name] = entry
 
-    def _entry(self, name: str) -> Archived:
-        """Return an entry; refuse a name that is not there."""
-        if (entry := self._entries.get(self._name(name))) is None:
-            raise ValueError(f"{name!r} is not archived; the archive holds {self.names()}: name one of them")
-        return entry
-
     def _next(self) -> int:
         """Return an order newer than all."""
         return 1 + max((entry.order for entry in self._entries.values()), default=0)
 
     @staticmethod
-    def _name(name: str) -> str:
-        """Return a document's name in its one spelling."""
-        return plain_name(name, "document name")
+    def check_name(name: str) -> str:
+        """Return a document's name in its one spelling.
+
+        Raises:
+            ValueError: no name of 1 to 128 printable characters, or the name of a candidate that is no document.
+        """
+        name = plain_name(name, "document name")
+        if name in (BASE, LIVE):
+            whose = "the model as it was" if name == BASE else "what is being read"
+            raise ValueError(f"the name {name!r} stands for {whose}; choose another name for the document")
+        return name

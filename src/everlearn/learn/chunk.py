@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,10 +40,12 @@ class ChunkReport:
         nll: negative log-likelihood of each target in nats, [B, n], taken before anything was learned from it; 0 where
             a row has no target.
         updates: layer name -> level name -> which rows stepped and how surprised they were.
+        also: the gradients that were asked for beside those of the levels, zero where the loss does not depend.
     """
 
     nll: Tensor
     updates: Updates
+    also: tuple[Tensor, ...] = ()
 
 
 class NotFiniteError(ValueError):
@@ -59,6 +61,7 @@ def learn_chunk(
     skip: Tensor | None = None,
     differentiable: bool = False,
     second_order: bool = False,
+    also: Sequence[Tensor] = (),
 ) -> tuple[ChunkReport, ModelState]:
     """Score one chunk, take one gradient per row, and let the levels that are due step.  [NL eq. 71]
 
@@ -76,6 +79,8 @@ def learn_chunk(
             gradient itself is taken as given).
         second_order: also keep the graph of the inner gradient, so that the outer gradient is exact and a start can be
             meta-learned (MAML). Implies `differentiable`; the values are the same to rounding.
+        also: tensors, such as parameters, whose gradient of the loss, summed over rows and tokens, is taken in the same
+            backward pass. The state may then belong to a graph that leads to them.
     Returns:
         report: the score of every target and what the levels did.
         state: after the inputs (the last token is not consumed yet).
@@ -92,7 +97,7 @@ def learn_chunk(
     wanted = has_target if skip is None else has_target & ~skip[:, 1:]
     count = wanted.sum(1)
     differentiable = differentiable or second_order
-    start = state if differentiable else state.detach()
+    start = state if differentiable or also else state.detach()
     with torch.enable_grad(), _twice_differentiable(second_order):
         memories = model.memories()
         tracked = {name: cms.track(start.layer(name), len(ids)) for name, cms in memories.items()}
@@ -101,9 +106,10 @@ def learn_chunk(
         weights = {name: list(cms.weights(tracked[name]).values()) for name, cms in memories.items()}
         leaves = [w for own in weights.values() for w in own]
         loss = (nll * wanted).sum()
-        grads = iter(_gradients(loss, leaves, differentiable, second_order))
+        found = _gradients(loss, [*leaves, *also], differentiable, second_order)
     if not differentiable:
         nll, after = nll.detach(), after.detach()
+    grads = iter(found)
     written: dict[str, LayerState] = {}
     updates: Updates = {}
     for name, cms in memories.items():
@@ -112,9 +118,10 @@ def learn_chunk(
         updates |= {name: done} if done else {}
     after = with_layers(after, written)
     # a gradient that is not finite shows in what it has moved, or in what waits for a level's next step
-    if not all_finite((loss, *after.tensors())):
+    asked = found[len(leaves) :]
+    if not all_finite((loss, *asked, *after.tensors())):
         raise NotFiniteError(_not_finite(loss))
-    return ChunkReport(nll, updates), after
+    return ChunkReport(nll, updates, asked), after
 
 
 def check_skip(ids: Tensor, skip: Tensor | None) -> None:
@@ -141,7 +148,9 @@ def _gradients(loss: Tensor, weights: list[Tensor], differentiable: bool, second
     """Differentiate the sum over rows of each row's summed loss."""
     if not weights:
         return ()
-    return torch.autograd.grad(loss, weights, retain_graph=differentiable, create_graph=second_order)
+    return torch.autograd.grad(
+        loss, weights, retain_graph=differentiable, create_graph=second_order, materialize_grads=True
+    )
 
 
 def _not_finite(loss: Tensor) -> str:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from everlearn.learn.guard import Guard, GuardEvent
+from everlearn.learn import documents
+from everlearn.learn.archive import Archive
+from everlearn.learn.documents import KeptDocument
+from everlearn.learn.generation import check_options, continue_text
+from everlearn.learn.guard import Guard
+from everlearn.learn.memories import MakeArchive, Memories
+from everlearn.learn.pieces import end_of_text, read_pieces
+from everlearn.learn.recall import Recalling
+from everlearn.learn.route import Route
+from everlearn.learn.routed import route_prompt, score_tokens
 from everlearn.learn.score import Score, join
-from everlearn.learn.spans import ROLES, Rows, Text, Tokens, tokens_of
+from everlearn.learn.spans import CONTEXT, ROLES, Rows, Text, Tokens, check_roles, tokens_of
 from everlearn.learn.store_protocol import Notes, Store
-from everlearn.learn.stream import End, check_end, read
+from everlearn.learn.stream import End, Step, check_end
 from everlearn.memory.codec import check_fits
-from everlearn.memory.state import ModelState, concat_rows, take_level
+from everlearn.memory.slots import SlotMemory
+from everlearn.memory.state import ModelState, take_level
 from everlearn.memory.users import user_name
-from everlearn.models.protocol import TextModel
+from everlearn.models.protocol import Readable, TextModel
 
 
 class Learner:
@@ -26,12 +36,20 @@ class Learner:
     `read` learns; `score` and `generate` never do. A text is scored token by token before anything is learned from it.
 
     Args:
-        model: a decoder of bytes, or a stacked model with its tokenizer; without levels, reading changes nothing.
+        model: a decoder of bytes or with a tokenizer, a stacked model with its tokenizer, or what has such a `reader`,
+            as `HopeForCausalLM` does for bytes; without levels, reading changes nothing.
         store: where memories outlive the process; None keeps them in this object only.
         guard: asked at the end of every document whether what was learned may stay, such as `learn.ProbeGuard`; None
             keeps it always.
+        archive: makes the archive of a user from the model and a shelf, such as `learn.Archive` itself or
+            `functools.partial(Archive, rank=4)`. Every document then starts from the model as it was, leaves what it
+            taught under its name, and what is scored or continued is routed to what predicts it best. None keeps one
+            state for all documents.
+        slots: keeps (inner representation -> next token) of what is read, and mixes what it recalls into every
+            prediction; None keeps none. Slots hold the text itself.
     Raises:
-        ValueError: a model that cannot encode a text.
+        ValueError: a model that cannot encode a text, or whose inner representations slots cannot have; a guard beside
+            an archive.
     Example:
         >>> from everlearn.models import Decoder, preset
         >>> from everlearn.levels import Level
@@ -42,41 +60,77 @@ class Learner:
         {'fast': 4}
     """
 
-    def __init__(self, model: TextModel, store: Store | None = None, *, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        model: TextModel | Readable,
+        store: Store | None = None,
+        *,
+        guard: Guard | None = None,
+        archive: MakeArchive | None = None,
+        slots: SlotMemory | None = None,
+    ) -> None:
+        model = model.reader() if isinstance(model, Readable) else model
         if isinstance(model, nn.Module) and not callable(getattr(model, "encode", None)):
             raise ValueError(
                 f"a {type(model).__name__} does not learn what it reads yet; stack levels on it first: "
                 "Learner(stack_levels(model, tokenizer))"
             )
+        if guard is not None and archive is not None:
+            raise ValueError(
+                "a guard and an archive were both given; with an archive the model as it was stays a candidate for "
+                "every text, so no document can spoil another: leave the guard out"
+            )
         # a model that has no alphabet says so now, and not when the first text comes
         model.encode("a")
         model.eval()
-        self.model, self.store, self.guard = model, store, guard
+        self.model, self.guard, self.archive, self.slots = model, guard, archive, slots
         self.chunk_size, self.device = model.chunk_size, model.device
-        with torch.no_grad():
-            self._fresh = model.initial_state(1).detach()
-        self._states: dict[str, ModelState] = {}
-        self._notes: dict[str, Notes] = {}
+        self._reader: TextModel = model
+        self._step: Step | None = None
+        if slots is not None:
+            recalling = Recalling(model, slots)
+            self._reader, self._step = recalling, recalling.memorize_chunk
+        self._memories = Memories(self._reader, store, archive)
+
+    @property
+    def store(self) -> Store | None:
+        """Return where memories outlive the process."""
+        return self._memories.store
+
+    @property
+    def fresh(self) -> ModelState:
+        """Return what every user starts from, [1, ...]."""
+        return self._memories.fresh
 
     def known_users(self) -> list[str]:
         """Return the users who have a memory here or in the store, sorted."""
-        return sorted({*self._states, *(self.store.users() if self.store else [])})
+        return self._memories.users()
 
     def knows(self, user: str) -> bool:
         """Tell whether a user has a memory, here or in the store; other users' memories are not looked at."""
-        return self._load(user) in self._states
+        return self._memories.knows(user)
 
     def state(self, user: str) -> ModelState:
-        """Return a user's memory as a value, [1, ...]; an unknown user's is the learned start.
+        """Return a user's memory as a value, [1, ...], slots too; an unknown user's is the learned start.
+
+        What is archived is no part of it; see `documents`.
 
         Raises:
             ValueError: not a name (`memory.users.user_name`), or the store refuses the file.
         """
-        return self._states.get(self._load(user), self._fresh)
+        return self._memories.state(user)
 
     def notes(self, user: str) -> Notes:
         """Return the JSON notes that the last commit of this user carried."""
-        return self._notes.get(self._load(user), {})
+        return self._memories.notes(user)
+
+    def documents(self, user: str) -> list[KeptDocument]:
+        """Return what the archive and the slots hold of every document, the oldest first."""
+        return documents.kept_documents(self.state(user), self._memories.archive(user))
+
+    def user_archive(self, user: str) -> Archive | None:
+        """Return what single documents taught a user, for looking at; None for a learner without archives."""
+        return self._memories.archive(user)
 
     def whole(self, text: Text) -> Tokens:
         """Return the tokens of a text with those that open it; of these, `position` tells which were read.
@@ -88,14 +142,39 @@ class Learner:
         return Tokens(torch.cat([opening, tokens.ids]), torch.cat([torch.zeros_like(opening).bool(), tokens.skip]))
 
     def forget(self, user: str) -> bool:
-        """Remove a user's memory and notes, here and in the store; tell whether there was one.
+        """Remove a user's memory, slots, archive and notes, here and in the store; tell whether there was anything.
 
         What was exported, or copied by other means, is not reached.
         """
-        name = user_name(user)
-        known = [self._states.pop(name, None) is not None, bool(self.store and self.store.forget(name))]
-        self._notes.pop(name, None)
-        return any(known)
+        return self._memories.forget(user)
+
+    def forget_document(self, user: str, name: str, notes: Notes | None = None) -> bool:
+        """Remove a document from the archive, every version, and from the slots; tell whether it was there.
+
+        Without an archive, what the levels learned from it stays: it cannot be subtracted.
+
+        Args:
+            user: whose document.
+            name: under which it was read; one that is open ends.
+            notes: committed with it; None keeps them as they are.
+        """
+        known, state = documents.forget(self._memories, self.slots, user, name)
+        if self.knows(user) and (state is not self.state(user) or notes is not None):
+            self._commit({user: state}, notes)
+        return known
+
+    def roll_back_document(self, user: str, name: str) -> None:
+        """Undo the last reading of one archived document: the reading before it comes back, or the document goes.
+
+        Raises:
+            ValueError: there is no archive, or the document is not in it.
+        """
+        state = documents.without_last_reading(self._memories, self.slots, user, name)
+        if state is not self.state(user):
+            self._commit({user: state}, None)
+        archive = self._memories.archive(user)
+        assert archive is not None
+        archive.roll_back(name)
 
     def position(self, user: str) -> int:
         """Return how many tokens of the open segment have been read, the unfinished chunk included."""
@@ -104,12 +183,14 @@ class Learner:
         return int(state.segment_len[0]) + (int(waiting["count"][0]) if waiting else 0)
 
     def restore(self, user: str, snapshot: ModelState, level: str | None = None) -> None:
-        """Roll a user back to an earlier `state(user)`: all of it, or one level alone.
+        """Roll a user back to an earlier `state(user)`: all of it, slots too, or one level alone.
+
+        The archive stays as it is; see `roll_back_document`.
 
         Raises:
             ValueError: a snapshot of another model, of several users, or that is not finite; nothing was changed.
         """
-        check_fits(snapshot, self._fresh, "the snapshot")
+        check_fits(snapshot, self.fresh, "the snapshot")
         if not snapshot.is_finite():
             raise ValueError("the snapshot holds NaN or infinity; roll back to another one")
         state = snapshot if level is None else take_level(self.state(user), snapshot, level)
@@ -118,16 +199,20 @@ class Learner:
     def score(self, text: Text, user: str | None = None) -> Score:
         """Tell how well a text is predicted as what comes next; nothing is learned.
 
+        With an archive every chunk is read with what cost least on the chunk before it; `Score.routes` says with what.
+
         Args:
             text: not empty.
             user: whose memory to use; None uses the model as it was trained.
         Raises:
             ValueError: an empty text.
         """
-        state = self._fresh if user is None else self.state(user)
+        state = self.fresh if user is None else self.state(user)
         ids, opening = self._tokens(text, user).ids, self._opening(user, text)
-        report, _ = read(self.model, torch.cat([opening, ids])[None], state, chunk_size=self.chunk_size, learn=False)
-        return Score(report.nll[0, len(opening) :].cpu() / math.log(2), {}, self.model.count_bytes(ids).cpu())
+        archive = None if user is None else self._memories.archive(user)
+        nll, routes = score_tokens(self._reader, archive, torch.cat([opening, ids]), state)
+        bits = nll[len(opening) :].cpu() / math.log(2)
+        return Score(bits, {}, self.model.count_bytes(ids).cpu(), routes=routes)
 
     def read(
         self,
@@ -135,7 +220,9 @@ class Learner:
         user: str | None = None,
         *,
         end: End = "flush",
+        name: str | Mapping[str, str] | None = None,
         learn_from: Collection[str] = ROLES,
+        context: Collection[str] = CONTEXT,
         event: str = "document",
     ) -> Any:
         """Read a text and learn from it, chunk by chunk; each chunk is committed before the next is read.
@@ -146,19 +233,23 @@ class Learner:
             user: whose memory learns; left out when `text` names the users.
             end: "flush" ends the document and learns from its last, unfinished chunk; "drop" ends it without;
                 "open" waits for more.
-            learn_from: roles whose words are learned from; plain text is a "document". All others are context: they
-                are scored, and give no gradient. What the model itself wrote is left out unless it is named.
+            name: of the document, for the archive and the slots: one for all, or user -> name. None keeps that of the
+                open one, or makes one of the place where it starts.
+            learn_from: roles whose words are learned from; plain text is a "document". What the model itself wrote is
+                left out unless it is named.
+            context: roles whose words are scored, and give no gradient; any other role is refused.
             event: what the end of the text is, for levels that step or restart then, such as "turn".
         Returns:
             `Score`, or user -> `Score` when several users were read.
         Raises:
-            ValueError: an empty text, or text and user that do not go together.
+            ValueError: an empty text, a role that is in neither list, or text and user that do not go together.
         """
         if isinstance(text, Mapping) == (user is not None):
             raise ValueError("give read(text, user=NAME) for one user, or read({name: text, ...}) for several")
         texts = dict(text) if isinstance(text, Mapping) else {user or "": text}
-        pieces = list(self.stream(texts, end=end, learn_from=learn_from, event=event))
-        scores = {name: join([piece[name] for piece in pieces]) for name in texts}
+        options: dict[str, Any] = {"end": end, "name": name, "event": event}
+        pieces = list(self.stream(texts, learn_from=learn_from, context=context, **options))
+        scores = {owner: join([piece[owner] for piece in pieces]) for owner in texts}
         return scores if isinstance(text, Mapping) else scores[user or ""]
 
     def stream(
@@ -166,7 +257,9 @@ class Learner:
         texts: Mapping[str, Text],
         *,
         end: End = "flush",
+        name: str | Mapping[str, str] | None = None,
         learn_from: Collection[str] = ROLES,
+        context: Collection[str] = CONTEXT,
         event: str = "document",
         note: Callable[[dict[str, Score]], Notes] | None = None,
     ) -> Iterator[dict[str, Score]]:
@@ -176,7 +269,7 @@ class Learner:
 
         Args:
             texts: user -> text.
-            end, learn_from, event: see `read`.
+            end, name, learn_from, context, event: see `read`.
             note: called with the scores of a piece before its commit; returns the JSON notes that are committed
                 with it. None keeps the notes as they are.
         Yields:
@@ -191,49 +284,54 @@ class Learner:
             raise ValueError("no text was given; give a text for each user, such as {'ada': '...'}")
         if len({user_name(user) for user in users}) < len(users):
             raise ValueError(f"the users {users!a} are one user in several spellings (Unicode); give each once")
-        before = [self.state(name) for name in users]
+        for text in texts.values():
+            check_roles(text, {*learn_from, *context})
         rows = Rows.of(
-            [self._tokens(text, name, learn_from) for name, text in texts.items()],
-            [self._opening(name, text) for name, text in texts.items()],
+            [self._tokens(text, user, learn_from) for user, text in texts.items()],
+            [self._opening(user, text) for user, text in texts.items()],
         )
-        batch = concat_rows(before, self._fresh)
-        waiting = batch.context.get("open")
-        start, stop = 0, self.chunk_size + 1 - (int(waiting["count"].max()) if waiting else 0)
-        while start < rows.length:
-            last, piece = stop >= rows.length, rows.piece(start, stop)
-            report, batch = read(
-                self.model,
-                piece.ids,
-                batch,
-                piece.real,
-                skip=piece.skip,
-                chunk_size=self.chunk_size,
-                end=end if last else "open",
-            )
-            states: list[ModelState] = [batch.rows([i]) for i in range(len(users))]
-            events: list[GuardEvent | None] = [None] * len(users)
-            if last and end != "open":
-                states, events = self._end_of(event, before, batch)
-            scores = {
-                name: Score(
-                    report.nll[i][piece.shown[i]].cpu() / math.log(2),
-                    {level: int(steps[i]) for level, steps in report.steps.items() if steps[i]},
-                    self.model.count_bytes(piece.ids[i][piece.shown[i]]).cpu(),
-                    events[i],
-                )
-                for i, name in enumerate(users)
-            }
-            self._commit(dict(zip(users, states, strict=True)), note(scores) if note else None)
+        before = dict(zip(users, self._begin(users, name, event), strict=True))
+        pieces = read_pieces(self._memories, before, rows, guard=self.guard, step=self._step, end=end, event=event)
+        for scores, states in pieces:
+            self._commit(states, note(scores) if note else None)
             yield scores
-            start, stop = stop, stop + self.chunk_size
 
-    def close(self, user: str, notes: Notes | None = None) -> None:
-        """End the open document of a user without learning from its unfinished chunk."""
-        self._commit({user: self.model.tick(self.state(user).new_segment(), "document")[0]}, notes)
+    def close(self, user: str, notes: Notes | None = None, *, name: str | None = None) -> None:
+        """End the open document of a user without learning from its unfinished chunk.
+
+        Args:
+            user: whose document.
+            notes: committed with it; None keeps them as they are.
+            name: of the document; see `read`.
+        """
+        state = documents.opened(self._memories, user, name, "close")
+        (ended,) = end_of_text(self._memories, None, [user], [state], state.new_segment(), "document")
+        self._commit({user: ended.state}, notes)
 
     def tick(self, event: str, user: str) -> None:
-        """Declare an event for a user, such as "session"; levels that wait for it step or restart."""
-        self._commit({user: self.model.tick(self.state(user), event)[0]}, None)
+        """Declare an event for a user, such as "session"; levels that wait for it step or restart.
+
+        With an archive "document" is what `close` does.
+        """
+        if event == documents.EVENT and self.archive is not None:
+            self.close(user)
+        else:
+            self._commit({user: self.model.tick(self.state(user), event)[0]}, None)
+
+    def route(self, prompt: Text, user: str, *, apart: bool = False) -> Route | None:
+        """Tell which candidate `generate` goes on with: the one that predicts the prompt best; nothing is learned.
+
+        Args:
+            prompt: not empty.
+            user: whose archive.
+            apart: see `generate`.
+        Returns:
+            None where there is nothing to choose from, or nothing in the prompt that could be predicted.
+        Raises:
+            ValueError: an empty prompt.
+        """
+        ids, state = self._prompt(prompt, user, apart)
+        return route_prompt(self._memories.archive(user), ids, state)
 
     def generate(
         self,
@@ -244,8 +342,11 @@ class Learner:
         max_new_tokens: int = 100,
         temperature: float = 0.0,
         seed: int = 0,
+        route: Route | None = None,
     ) -> str:
         """Continue a prompt; nothing is learned from it or from what is generated.
+
+        With an archive, what predicts the prompt best goes on; see `route`.
 
         Args:
             prompt: not empty.
@@ -254,33 +355,26 @@ class Learner:
             max_new_tokens: how many to add, >= 1.
             temperature: 0 takes the likeliest token, 1 samples from the model's distribution.
             seed: of the sampling.
+            route: what `route` said of this prompt, so that it is not asked again.
         Returns:
             the new text, without the prompt.
         Raises:
             ValueError: an empty prompt, max_new_tokens below 1, or a temperature below 0.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens {max_new_tokens} asks for no text; give a number >= 1")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature {temperature} is not a number >= 0; 0 takes the likeliest token")
-        state = self._fresh if user is None else self.state(user)
-        if apart:
-            state = state.new_segment()
-        opening = self._opening(None if apart else user, prompt)
-        ids = torch.cat([opening, self._tokens(prompt, user).ids])[None]
-        generator = torch.Generator().manual_seed(seed)
-        waiting = state.context.get("open")
-        if waiting is not None:
-            ids = torch.cat([waiting["ids"][:, : int(waiting["count"][0])], ids], 1)
-        new = []
-        with torch.no_grad():
-            for _ in range(max_new_tokens):
-                logits, state = self.model(ids, state)
-                ids = _pick(logits[:, -1], temperature, generator)
-                if int(ids) in self.model.stop_ids:
-                    break
-                new.append(ids[0, 0])
-        return self.model.decode(torch.stack(new)) if new else ""
+        check_options(max_new_tokens, temperature)
+        ids, state = self._prompt(prompt, user, apart)
+        archive = None if user is None else self._memories.archive(user)
+        route = route or route_prompt(archive, ids, state)
+        if archive is not None and route is not None:
+            state = archive.onto(route.choice, state)
+        options: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        return continue_text(self._reader, ids[None], state, max_new_tokens=max_new_tokens, **options)
+
+    def _prompt(self, prompt: Text, user: str | None, apart: bool) -> tuple[Tensor, ModelState]:
+        """Return the tokens of a prompt, [T], and the user's state to read them with."""
+        state = self.fresh if user is None else self.state(user)
+        ids = torch.cat([self._opening(None if apart else user, prompt), self._tokens(prompt, user).ids])
+        return ids, state.new_segment() if apart else state
 
     def _tokens(self, text: Text, user: str | None, learn_from: Collection[str] = ROLES) -> Tokens:
         """Return the tokens of a text; refuse an empty one."""
@@ -291,38 +385,15 @@ class Learner:
         opens = not isinstance(text, Tokens) and (user is None or not self.position(user))
         return torch.tensor(self.model.start_ids if opens else (), dtype=torch.long, device=self.device)
 
-    def _end_of(
-        self, event: str, before: list[ModelState], batch: ModelState
-    ) -> tuple[list[ModelState], list[GuardEvent | None]]:
-        """End the text of every row; return each row's state and what the guard did to it."""
-        batch, _ = self.model.tick(batch, event)
-        states: list[ModelState] = [batch.rows([i]) for i in range(len(before))]
-        if self.guard is None:
-            return states, [None] * len(states)
-        judged = [self.guard(old, new) for old, new in zip(before, states, strict=True)]
-        return [state for state, _ in judged], [event for _, event in judged]
-
-    def _load(self, user: str) -> str:
-        """Bring a user's memory in from the store, the first time it is asked for; return the name it is kept under."""
-        user = user_name(user)
-        found = self.store.load(user) if self.store and user not in self._states else None
-        if found:
-            self._states[user], self._notes[user] = found[0].map(lambda t: t.to(self.device)), found[1]
-        return user
+    def _begin(self, users: Sequence[str], name: str | Mapping[str, str] | None, event: str) -> list[ModelState]:
+        """Return the states to read with, each with the name of its document."""
+        names = dict(name) if isinstance(name, Mapping) else dict.fromkeys(users, name)
+        for user in users:
+            # what turns have taught is a document of its own, and no part of the one that begins
+            if documents.taught_before(self._memories, user, names.get(user), event):
+                self.close(user)
+        return [documents.opened(self._memories, user, names.get(user), event) for user in users]
 
     def _commit(self, states: Mapping[str, ModelState], notes: Notes | None) -> None:
         """Make new states durable first and visible after."""
-        for user, state in states.items():
-            kept = self.notes(user) if notes is None else dict(notes)
-            if self.store:
-                self.store.save(user, state, kept)
-            name = user_name(user)
-            self._states[name], self._notes[name] = state, kept
-
-
-def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Choose the next token of each row, [B, 1]."""
-    if temperature <= 0:
-        return logits.argmax(-1, keepdim=True)
-    shares = torch.softmax(logits / temperature, -1).cpu()
-    return torch.multinomial(shares, 1, generator=generator).to(logits.device)
+        self._memories.commit(states, notes)

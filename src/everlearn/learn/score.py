@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from everlearn.learn.guard import GuardEvent
+from everlearn.learn.route import Route
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,24 @@ class Score:
         steps: level name -> how often it stepped while the text was read; empty for a mere score.
         num_bytes: bytes of UTF-8 that each token stands for, [T]; None says one each.
         event: what the guard did at the end of the document; None where it did nothing, or there is none.
+        routes: with an archive, how each chunk but the first was routed: by what the chunk before it cost.
+        dropped: documents that left the archive because it was full.
     """
 
     bits: Tensor
     steps: dict[str, int]
     num_bytes: Tensor | None = None
     event: GuardEvent | None = None
+    routes: tuple[Route, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def readers(self) -> dict[str, int]:
+        """Return how many chunks each candidate was chosen for, the most first; empty without an archive."""
+        counts: dict[str, int] = {}
+        for route in self.routes:
+            counts[route.choice] = counts.get(route.choice, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     @property
     def bits_per_byte(self) -> float:
@@ -43,4 +56,6 @@ def join(pieces: Sequence[Score]) -> Score:
             steps[level] = steps.get(level, 0) + count
     sizes = [torch.ones_like(piece.bits) if piece.num_bytes is None else piece.num_bytes for piece in pieces]
     event = next((piece.event for piece in reversed(pieces) if piece.event is not None), None)
-    return Score(torch.cat([piece.bits for piece in pieces]), steps, torch.cat(sizes), event)
+    routes = tuple(route for piece in pieces for route in piece.routes)
+    dropped = tuple(name for piece in pieces for name in piece.dropped)
+    return Score(torch.cat([piece.bits for piece in pieces]), steps, torch.cat(sizes), event, routes, dropped)

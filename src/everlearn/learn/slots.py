@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from everlearn.models.rows import check_tokens
 TAIL = "slots"  # in the context of a state: what the next keys need of the tokens before them
 
 
+@runtime_checkable
 class HiddenModel(Protocol):
     """A model that shows what it made of each token before it turned it into logits."""
 

@@ -12,6 +12,8 @@ from everlearn.models.protocol import TextModel
 
 DOCUMENT = "document"  # the role of plain text
 ROLES = frozenset({"user", DOCUMENT})  # learned from unless the caller says otherwise: never the model's own words
+# read as context unless the caller says otherwise; a word in neither list is more likely a slip of the keyboard
+CONTEXT = frozenset({"assistant", "system", "developer", "tool", "function", "template", *ROLES})
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,23 @@ def tokens_of(model: TextModel, text: Text, learn_from: Collection[str], whose: 
     if not sum(len(ids) for ids, _ in parts):
         raise ValueError(f"the text{whose} is empty; give at least one character")
     return Tokens(*(torch.cat([part[i] for part in parts]).to(model.device) for i in (0, 1)))
+
+
+def check_roles(text: Text, known: Collection[str]) -> None:
+    """Refuse a conversation with a role that nobody has named.
+
+    Args:
+        text: anything but a conversation has no roles of its own.
+        known: the roles that are learned from or context.
+    Raises:
+        ValueError: another role, or no conversation.
+    """
+    for role, _ in [] if isinstance(text, str | bytes | Tokens) else _spans(text):
+        if role not in known:
+            raise ValueError(
+                f"role {role!r} is unknown, the roles here are {', '.join(sorted(known))}; correct it, name it in "
+                f"learn_from={{{role!r}}} to learn its words, or in context={{{role!r}}} to read them as context"
+            )
 
 
 def _spans(text: object) -> list[tuple[str, str]]:

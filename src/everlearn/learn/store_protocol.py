@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from everlearn.learn.archive import Shelf
 from everlearn.memory.state import ModelState
 
 Notes = dict[str, Any]
@@ -25,5 +26,9 @@ class Store(Protocol):
         ...
 
     def forget(self, user: str) -> bool:
-        """Remove a user's state and notes; tell whether there was one."""
+        """Remove a user's state, notes and archived documents; tell whether there was anything."""
+        ...
+
+    def shelf(self, user: str) -> Shelf:
+        """Return where what single documents taught a user is kept; nothing is written by asking."""
         ...

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from everlearn.learn.chunk import LearningModel, Updates, check_skip, learn_chunk, token_nll
+from everlearn.learn.chunk import ChunkReport, LearningModel, Updates, check_skip, learn_chunk, token_nll
 from everlearn.levels import check_levels
 from everlearn.memory.state import ModelState
 from everlearn.models.rows import check_tokens
 
 End = Literal["open", "flush", "drop"]
 READ_AHEAD = 512  # tokens that a pass without learning reads at once; changes no result
+
+
+class Step(Protocol):
+    """Score a chunk whose last target is known, and learn from it; `learn_chunk` unless something else is asked for."""
+
+    def __call__(
+        self, ids: Tensor, state: ModelState, mask: Tensor | None, *, skip: Tensor | None
+    ) -> tuple[ChunkReport, ModelState]:
+        """Return what the chunk showed, and the state after its inputs; see `learn_chunk`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ def read(
     end: End = "open",
     differentiable: bool = False,
     second_order: bool = False,
+    step: Step | None = None,
 ) -> tuple[ReadReport, ModelState]:
     """Read a piece of each row's stream, chunk by chunk.  [NL eq. 71]
 
@@ -62,6 +74,7 @@ def read(
             both close the segment, so that the next piece starts a new one.
         differentiable: see `learn_chunk`.
         second_order: see `learn_chunk`.
+        step: what is done with a chunk that closes; None takes `learn_chunk` with this model.
     Returns:
         report: the score of every token.
         state: to pass to the next call.
@@ -79,7 +92,7 @@ def read(
         check_levels(cms.levels, chunk_size)
     buffer = _Buffer.join(state, ids, mask, skip)
     state = replace(state, context={name: part for name, part in state.context.items() if name != "open"})
-    graph = {"differentiable": differentiable, "second_order": second_order}
+    step = step or partial(learn_chunk, model, differentiable=differentiable, second_order=second_order)
     steps: dict[str, Tensor] = {}
     if not learn:
         state = buffer.consume(model, state)
@@ -87,14 +100,14 @@ def read(
         window, real = buffer.window(chunk_size + 1)
         skipped = buffer.skipped(chunk_size + 1)
         real = real & active[:, None]
-        report, state = learn_chunk(model, window, state, real, skip=skipped, **graph)
+        report, state = step(window, state, real, skip=skipped)
         buffer.score(report.nll, real[:, 1:])
         buffer.start = buffer.start + chunk_size * active
         _count(steps, report.updates)
     window, real = buffer.window(chunk_size)
     if learn and bool(real[:, 1:].any()):
         if end == "flush":
-            report, state = learn_chunk(model, window, state, real, skip=buffer.skipped(chunk_size), **graph)
+            report, state = step(window, state, real, skip=buffer.skipped(chunk_size))
             buffer.score(report.nll, real[:, 1:])
             _count(steps, report.updates)
         else:

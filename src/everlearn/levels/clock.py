@@ -42,6 +42,9 @@ class Level:
         anchor_decay: share of the distance to the learned start that each update gives back, in [0, 1).
         reset: event at which the level restarts from its learned start (or from its mean), or None to keep what it
             learned.
+        finish: event at which a period that is not over takes its share of a step, before anything restarts, such as
+            "document"; see `share`. None lets it wait for more tokens, and a `reset` drops what it has. Needs a period
+            in tokens.
         mean_of: name of the level whose running mean this one is, or None for a level that follows a gradient.
         decay: share of a running mean that one update keeps, in [0, 1); 0 copies the other level. Has no meaning
             without `mean_of`.
@@ -56,6 +59,7 @@ class Level:
     reset: str | None = None
     mean_of: str | None = None
     decay: float = 0.97
+    finish: str | None = None
 
     def __post_init__(self) -> None:
         if self.mean_of is not None:
@@ -70,8 +74,16 @@ class Level:
                 f"update_period {period!r} of level {self.name!r} is not a whole number of tokens; "
                 "give an integer >= 1, math.inf to freeze the level, or the name of an event"
             )
-        if self.reset is not None and not isinstance(self.reset, str):
-            raise ValueError(f"reset {self.reset!r} of level {self.name!r} is no event; give a word such as 'document'")
+        for field, event in (("reset", self.reset), ("finish", self.finish)):
+            if event is not None and not isinstance(event, str):
+                raise ValueError(
+                    f"{field} {event!r} of level {self.name!r} is no event; give a word such as 'document'"
+                )
+        if self.finish is not None and self.mean_of is None and (isinstance(period, str) or period == math.inf):
+            raise ValueError(
+                f"finish {self.finish!r} of level {self.name!r} needs a period in tokens, and update_period is "
+                f"{period!r}; give an integer >= 1, or leave finish out"
+            )
         if not (math.isfinite(self.eta) and self.eta >= 0):
             raise ValueError(f"eta {self.eta} of level {self.name!r} must be finite and >= 0; 0 freezes the level")
         if not 0 <= self.anchor_decay < 1:
@@ -91,6 +103,11 @@ class Level:
                 f"anchor_decay {self.anchor_decay} of level {self.name!r} has no effect on a running mean; set it on "
                 f"level {self.mean_of!r} instead"
             )
+        if self.finish is not None:
+            raise ValueError(
+                f"finish {self.finish!r} of level {self.name!r} has no effect on a running mean, which has no period; "
+                f"set it on level {self.mean_of!r} instead"
+            )
         object.__setattr__(self, "update_period", math.inf)
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +117,8 @@ class Level:
             data["update_period"] = "never"
         if self.mean_of is None:
             del data["mean_of"], data["decay"]
+        if self.finish is None:
+            del data["finish"]
         return data
 
     @classmethod
@@ -121,12 +140,30 @@ class Level:
         Returns:
             [B] bool; a row that has accumulated nothing is never due.
         """
+        if event is not None and event == self.finish:
+            return tokens > 0
         if isinstance(self.update_period, str):
             ready = event == self.update_period
             return (tokens > 0) & ready
         if event is not None or self.update_period == math.inf:
             return torch.zeros_like(tokens, dtype=torch.bool)
         return tokens >= self.update_period
+
+    def share(self, tokens: Tensor, event: str | None) -> Tensor | None:
+        """Return how much of a step is taken, [B]; None for all of it.  [NL eq. 71]
+
+            theta <- theta + n / C (step(theta) - theta)      at `finish`, with n of the C tokens of a period
+
+        A step counts for its tokens, as the terms of the equation's sum do. A whole step on a few tokens was measured
+        to make what follows them worse; a share of one was not.
+
+        Args:
+            tokens: see `due`.
+            event: see `due`.
+        """
+        if event is None or event != self.finish or isinstance(self.update_period, str):
+            return None
+        return (tokens.double() / self.update_period).clamp(max=1)
 
 
 def check_levels(levels: Sequence[Level], chunk_size: int) -> tuple[Level, ...]:

@@ -6,6 +6,7 @@ from everlearn.memory.associative import AssociativeMemory
 from everlearn.memory.combinations import refusal
 from everlearn.memory.feature_maps import FeatureMap, Polynomial, elu1, identity
 from everlearn.memory.health import Recall, recall, stable_rank
+from everlearn.memory.in_state import without_slots
 from everlearn.memory.ladder import LADDER
 from everlearn.memory.low_rank import (
     LowRank,
@@ -61,4 +62,5 @@ __all__ = [
     "stable_rank",
     "take_level",
     "with_layers",
+    "without_slots",
 ]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from everlearn.memory.files import atomic_write
+from everlearn.memory.in_state import SLOTS, check_slots
 from everlearn.memory.state import ModelState, Tensors
 
 FORMAT = 1  # of the file; it has its own number, apart from the package's version
@@ -145,6 +146,8 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 def check_fits(state: ModelState, fresh: ModelState, name: str) -> None:
     """Refuse a state whose memory is not that of the model, or that has another number of rows.
 
+    Slots are of any number, and a state may lack them: it was written before they were asked for.
+
     Args:
         state: what was loaded.
         fresh: the model's `initial_state`.
@@ -155,7 +158,15 @@ def check_fits(state: ModelState, fresh: ModelState, name: str) -> None:
     rows = fresh.batch_size
     if state.batch_size != rows:
         raise ValueError(f"{name} has {state.batch_size} rows, {rows} needed; pick the right ones with state.rows()")
-    for layer, tensors in fresh.memory.items():
+    if SLOTS in state.memory and SLOTS in fresh.memory:
+        check_slots(state.memory[SLOTS], fresh.memory[SLOTS], name)
+    elif SLOTS in state.memory:
+        raise ValueError(
+            f"{name} holds slots, which this learner does not read; give it slots=SlotMemory(...) as it had, or take "
+            "them out: memory.without_slots(state)"
+        )
+    known = {layer: tensors for layer, tensors in fresh.memory.items() if layer != SLOTS}
+    for layer, tensors in known.items():
         for leaf, tensor in tensors.items():
             found = state.memory.get(layer, {}).get(leaf)
             if found is None or found.shape != (rows, *tensor.shape[1:]) or found.dtype != tensor.dtype:
@@ -166,7 +177,7 @@ def check_fits(state: ModelState, fresh: ModelState, name: str) -> None:
                 )
     unknown = sorted(set(state.memory) - set(fresh.memory)) or [
         f"{layer}/{leaf}"
-        for layer, tensors in fresh.memory.items()
+        for layer, tensors in known.items()
         # what a rule keeps appears with its first step
         for leaf in sorted(set(state.memory[layer]) - set(tensors))
         if ".slot." not in leaf

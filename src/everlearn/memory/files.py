@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `atomic_write` gives to files under way
@@ -56,6 +57,36 @@ def remove_leftovers(folder: Path, *, older_than: float = 0.0) -> None:
         with contextlib.suppress(FileNotFoundError):
             if is_temporary(path) and time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove what killed processes have left of one file; only while this process alone may write it."""
+    for other in path.parent.glob(f".{path.name}.*.tmp"):
+        other.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process, and remove what a killed one has left; who only reads does not need it.
+
+    Args:
+        folder: made when it is missing.
+    Raises:
+        ValueError: another process is writing there.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is writing {folder}; wait for it, or choose another folder") from None
+        remove_leftovers(folder)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

@@ -104,19 +104,34 @@ def compress_state(
     """
     packed: dict[str, dict[str, LowRank | Tensor]] = {}
     for layer in layers:
-        for name, start in _weights(fresh, layer).items():
-            learned = state.memory.get(layer, {}).get(name)
-            if learned is None or learned.shape[1:] != start.shape[1:]:
-                got = "nothing" if learned is None else f"{tuple(learned.shape[1:])} per row"
-                raise ValueError(
-                    f"the state is another model's: {layer}/{name} is {got}, this model has "
-                    f"{tuple(start.shape[1:])} per row; compress it with the model that wrote it"
-                )
-            delta = learned.detach() - start
-            if bool((delta != 0).any()):
-                own = packed.setdefault(layer, {})
-                own[name] = compress(delta, rank, bits) if delta.ndim > 2 else delta
+        for name, delta in deltas(state, fresh, layer).items():
+            packed.setdefault(layer, {})[name] = compress(delta, rank, bits) if delta.ndim > 2 else delta
     return PackedState(packed, state.tokens_seen)
+
+
+def deltas(state: ModelState, fresh: ModelState, layer: str) -> Tensors:
+    """Return what streams have taught one memory: name -> difference to the start, of those that have changed.
+
+    Args:
+        state: [B] rows.
+        fresh: the model's `initial_state(1)`.
+        layer: its name.
+    Raises:
+        ValueError: a memory that either state lacks, or that is not of one model.
+    """
+    found: Tensors = {}
+    for name, start in _weights(fresh, layer).items():
+        learned = state.memory.get(layer, {}).get(name)
+        if learned is None or learned.shape[1:] != start.shape[1:]:
+            got = "nothing" if learned is None else f"{tuple(learned.shape[1:])} per row"
+            raise ValueError(
+                f"the state is another model's: {layer}/{name} is {got}, this model has "
+                f"{tuple(start.shape[1:])} per row; compress it with the model that wrote it"
+            )
+        delta = learned.detach() - start
+        if bool((delta != 0).any()):
+            found[name] = delta
+    return found
 
 
 def decompress_state(packed: PackedState, fresh: ModelState) -> ModelState:

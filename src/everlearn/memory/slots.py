@@ -48,6 +48,10 @@ class SlotState:
         index = torch.as_tensor(index, dtype=torch.long, device=self.valid.device)
         return SlotState(**{name: tensor.index_select(0, index) for name, tensor in self.to_tensors().items()})
 
+    def packed(self) -> SlotState:
+        """Return it without empty slots beyond the most that a row has."""
+        return _pack(self, self.valid)
+
     def to_tensors(self) -> Tensors:
         """Return its tensors by name, for `codec.save_tensors`."""
         return {field.name: vars(self)[field.name] for field in fields(self)}

@@ -1,4 +1,4 @@
-"""A decoder on disk: its config as JSON, its parameters as safetensors, both checked on load."""
+"""A decoder on disk: its config as JSON, its parameters as safetensors, both checked on load; its tokenizer, if any."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from typing import Any
 from everlearn.layout import CONFIG
 from everlearn.memory.codec import load_tensors, save_tensors
 from everlearn.memory.files import atomic_write
+from everlearn.models.alphabet import Pieces
 from everlearn.models.config import DecoderConfig
 from everlearn.models.decoder import Decoder, fingerprint
+from everlearn.models.tokenizer import load_tokenizer, save_tokenizer
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer"
 
 
 def save_model(model: Decoder, folder: Path, about: dict[str, Any] | None = None) -> None:
     """Write a model into a folder, which is made when it is missing.
 
     Args:
-        model: its parameters and config are written.
+        model: its parameters and config are written, and the tokenizer that it reads with.
         folder: where to.
         about: JSON data on its origin (data, steps, scores), kept beside the weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    meta = {"fingerprint": model.fingerprint(), "about": about or {}}
+    meta: dict[str, Any] = {"fingerprint": model.fingerprint(), "about": about or {}}
+    if isinstance(model.alphabet, Pieces):
+        save_tokenizer(model.alphabet.tokenizer, folder / TOKENIZER)
+        meta["tokenizer"] = True
     save_tensors(folder / WEIGHTS, {name: t.detach() for name, t in model.state_dict().items()}, meta)
     # written last: a folder with a config holds a whole model
     atomic_write(folder / CONFIG, json.dumps(model.config.to_dict(), indent=2).encode())
@@ -55,4 +60,6 @@ def load_model(folder: Path) -> tuple[Decoder, dict[str, Any]]:
         raise ValueError(f"{folder / WEIGHTS} and {CONFIG} are not of one model; copy both from the same run")
     model = Decoder(config)
     model.load_state_dict(tensors, assign=True)
+    if meta.get("tokenizer"):
+        model = model.with_tokenizer(load_tokenizer(folder / TOKENIZER))
     return model.eval(), meta["about"]

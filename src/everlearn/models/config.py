@@ -22,9 +22,12 @@ class DecoderConfig:
         hidden_dim: hidden size of the MLP, or of each level's MLP.
         levels: levels of the Continuum Memory System in order of application; empty for a plain MLP.
         chunk_size: tokens that share one gradient anchor while the model learns; divides every update_period.
-        window: tokens that attention looks back, or None for all; the other mixers ignore it.
+        window: tokens that attention looks back, or None for all; of "titans_mac", whose attention stays within a
+            segment, the length of one. Mixers without attention ignore it.
         cms: how the levels are put together, a key of `models.presets.MEMORIES`: "sequential" (a chain), "nested" (one
             MLP, whose start the slower levels learn) or "independent" (a weighted sum).
+        mixer_chunk_size: tokens of which self-modifying memories generate keys, values and gates with the same state;
+            the other mixers ignore it.
     Raises:
         ValueError: sizes that do not fit each other, or another `cms` than a chain without a level to put in it.
     """
@@ -39,6 +42,7 @@ class DecoderConfig:
     chunk_size: int = 64
     window: int | None = None
     cms: str = "sequential"
+    mixer_chunk_size: int = 16
 
     def __post_init__(self) -> None:
         sizes = {name: value for name, value in vars(self).items() if name not in ("mixer", "levels", "window", "cms")}
@@ -58,11 +62,12 @@ class DecoderConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data; endless periods become the word "never", and a chain names no `cms`."""
+        """Return plain JSON data; endless periods become the word "never", and later fields stand only if changed."""
         data = {**dataclasses.asdict(self), "levels": [level.to_dict() for level in self.levels]}
-        # a model's fingerprint is taken over this, and a chain is what it was before there was a choice
-        if self.cms == "sequential":
-            del data["cms"]
+        # a model's fingerprint is taken over this, and these values are what it was before there was a choice
+        for name, before in (("cms", "sequential"), ("mixer_chunk_size", 16)):
+            if data[name] == before:
+                del data[name]
         return data
 
     @classmethod

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +18,10 @@ from everlearn.layers.level_step import Update
 from everlearn.layers.mlp import SwiGLU
 from everlearn.levels import Component, Level
 from everlearn.memory.state import LayerState, ModelState, with_layers
+from everlearn.models.alphabet import BYTES, Alphabet, Pieces
 from everlearn.models.config import DecoderConfig
 from everlearn.models.presets import MEMORIES, MIXERS, Mixer
-from everlearn.models.rows import Run, check_tokens, unpack, without_padding
-from everlearn.models.text import decode, encode
+from everlearn.models.rows import Run, check_tokens, without_packing, without_padding
 
 
 class Block(nn.Module):
@@ -61,12 +64,11 @@ class Decoder(nn.Module):
         if config.cms not in MEMORIES:
             raise ValueError(f"cms {config.cms!r} is unknown; choose one of {', '.join(MEMORIES)}")
         self.config = config
+        self.alphabet: Alphabet = BYTES
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
-        start = self.initial_state(0).memory
-        self._memory_shapes = {layer: {n: t.shape[1:] for n, t in own.items()} for layer, own in start.items()}
 
     @property
     def chunk_size(self) -> int:
@@ -80,33 +82,33 @@ class Decoder(nn.Module):
 
     @property
     def start_ids(self) -> tuple[int, ...]:
-        """Return nothing: a text of bytes just begins."""
-        return ()
+        """Return the tokens that open a text; none where it is read as bytes."""
+        return self.alphabet.start_ids
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Return nothing: a text of bytes has no end of its own."""
-        return ()
+        """Return the tokens that end a text; none where it is read as bytes."""
+        return self.alphabet.stop_ids
 
     def encode(self, text: str | bytes) -> Tensor:
-        """Return the UTF-8 bytes of a text, [T] int64.
+        """Return the tokens of a text, [T] int64: its bytes in UTF-8, or what `with_tokenizer` was given makes of it.
 
         Raises:
             ValueError: not a text, or a vocabulary that cannot hold every byte.
         """
-        if self.config.vocab_size < 256:
+        if self.config.vocab_size < self.alphabet.size:
             raise ValueError(
                 f"the model's vocab_size is {self.config.vocab_size}, but a text is read as bytes; build it with 256"
             )
-        return encode(text)
+        return self.alphabet.encode(text)
 
     def decode(self, ids: Tensor) -> str:
-        """Return the text of bytes, [T]; what is not UTF-8 becomes the replacement character."""
-        return decode(ids)
+        """Return the text of tokens, [T]; bytes that are not UTF-8 become the replacement character."""
+        return self.alphabet.decode(ids)
 
     def count_bytes(self, ids: Tensor) -> Tensor:
-        """Return one for each token, [T]."""
-        return torch.ones_like(ids)
+        """Return how many bytes each token stands for, in the shape of `ids`."""
+        return self.alphabet.count_bytes(ids)
 
     def memories(self) -> dict[str, ContinuumMemory]:
         """Return the memories that learn from the task's gradient, by the name of their layer."""
@@ -143,11 +145,42 @@ class Decoder(nn.Module):
             ValueError: `document_ids` together with a state; tokens that the vocabulary lacks; shapes or types that
                 do not fit; a state of another model or with another number of rows.
         """
+        x, state = self.features(ids, state, mask, document_ids)
+        return F.linear(x, self.embedding.weight), state
+
+    def features(
+        self,
+        ids: Tensor,
+        state: ModelState | None = None,
+        mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        *,
+        every: bool = False,
+        call: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, ModelState]:
+        """Read tokens as `forward` does, up to the head, which multiplies by the embedding.
+
+        Args:
+            ids, state, mask, document_ids: see `forward`.
+            every: also return the embeddings and what each block but the last gave.
+            call: how a block is called, `call(block, *inputs)`, such as torch's checkpoint; None calls it.
+        Returns:
+            x: what the head takes, [B, T, dim]; with `every` [B, T, num_layers + 1, dim], of which it takes the last.
+            state: see `forward`.
+        Raises:
+            ValueError: see `forward`.
+        """
         if document_ids is not None:
             check_tokens(ids, mask, state)
-            return self._forward_packed(ids, state, mask, document_ids)
-        x, state = self._aligned(self._read, ids, state, mask)
-        return F.linear(self.norm(x), self.embedding.weight), state
+            run = partial(self.features, every=every, call=call)
+            return without_packing(run, ids, state, mask, document_ids)
+
+        def read(ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
+            outputs: list[Tensor] = []
+            x, _, state = self._run(ids, state, mask, outputs if every else None, call)
+            return torch.stack([*outputs, self.norm(x)], 2) if every else self.norm(x), state
+
+        return self._aligned(read, ids, state, mask)
 
     def hidden(
         self, ids: Tensor, state: ModelState | None = None, mask: Tensor | None = None
@@ -209,6 +242,23 @@ class Decoder(nn.Module):
         with torch.device("meta"):
             other = Decoder(dataclasses.replace(self.config, levels=tuple(levels)))
         other.load_state_dict(self.state_dict(keep_vars=True), assign=True)
+        other.alphabet = self.alphabet
+        return other
+
+    def with_tokenizer(self, tokenizer: Any) -> Decoder:
+        """Return this model reading text through a tokenizer of Hugging Face; the parameters are shared, not copied.
+
+        Raises:
+            ValueError: the tokenizer has more tokens than the model.
+        """
+        alphabet = Pieces(tokenizer)
+        if alphabet.size > self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {alphabet.size} tokens, the model {self.config.vocab_size}; give the tokenizer "
+                "that the model was trained with"
+            )
+        other = copy.copy(self)
+        other.alphabet = alphabet
         return other
 
     def fingerprint(self) -> str:
@@ -239,6 +289,13 @@ class Decoder(nn.Module):
                 "read with the model that wrote it, or pass state=None"
             )
 
+    @cached_property
+    def _memory_shapes(self) -> dict[str, dict[str, torch.Size]]:
+        """Return the shape of every memory of a row; asked when a state comes, since parameters may come late too."""
+        with torch.no_grad():
+            start = self.initial_state(0).memory
+        return {layer: {name: tensor.shape[1:] for name, tensor in own.items()} for layer, own in start.items()}
+
     def _blocks(self) -> list[Block]:
         """Return the blocks with their type."""
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -253,18 +310,23 @@ class Decoder(nn.Module):
         self.check_state(state)
         return run(ids, state, None) if mask is None else without_padding(run, ids, state, mask)
 
-    def _read(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
-        """Run the blocks over left-aligned rows; [B, T] to [B, T, dim]."""
-        x, _, state = self._run(ids, state, mask)
-        return x, state
-
     def _read_both(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, ModelState]:
         """Run the blocks; return their output and the input of the last one's MLP, [B, T, 2, dim]."""
         x, h, state = self._run(ids, state, mask)
         return torch.stack([x, h], 2), state
 
-    def _run(self, ids: Tensor, state: ModelState, mask: Tensor | None) -> tuple[Tensor, Tensor, ModelState]:
-        """Run the blocks; return their output and the input of the last one's MLP, [B, T, dim] each."""
+    def _run(
+        self,
+        ids: Tensor,
+        state: ModelState,
+        mask: Tensor | None,
+        inputs: list[Tensor] | None = None,
+        call: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, Tensor, ModelState]:
+        """Run the blocks; return their output and the input of the last one's MLP, [B, T, dim] each.
+
+        What goes into each block is added to `inputs`.
+        """
         try:
             x = self.embedding(ids)
         except IndexError:
@@ -275,7 +337,10 @@ class Decoder(nn.Module):
         h, layers = x, {}
         for i, block in enumerate(self._blocks()):
             name = f"blocks.{i}.mixer"
-            x, h, layers[name] = block(x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
+            if inputs is not None:
+                inputs.append(x)
+            given = (x, state.layer(name), state.layer(f"blocks.{i}.mlp"), mask)
+            x, h, layers[name] = block(*given) if call is None else call(block, *given)
         count = torch.full_like(state.tokens_seen, ids.shape[1]) if mask is None else mask.sum(1)
         state = dataclasses.replace(
             with_layers(state, layers),
@@ -283,27 +348,6 @@ class Decoder(nn.Module):
             segment_len=state.segment_len + count,
         )
         return x, h, state
-
-    def _forward_packed(
-        self, ids: Tensor, state: ModelState | None, mask: Tensor | None, document_ids: Tensor
-    ) -> tuple[Tensor, ModelState]:
-        """Give every packed document a row of its own, and put the logits back where its tokens stood."""
-        if state is not None:
-            raise ValueError(
-                "packed rows start fresh, but a state was given; read the rest of an open document first, "
-                "without document_ids, then pass state=None"
-            )
-        if document_ids.shape != ids.shape:
-            raise ValueError(
-                f"document_ids have shape {tuple(document_ids.shape)}, ids {tuple(ids.shape)}; "
-                "give the number of its document for each token"
-            )
-        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        source, real, last = unpack(document_ids, mask)
-        logits, state = self(ids.flatten()[source], None, real)
-        packed = logits.new_zeros(ids.numel(), logits.shape[-1])
-        packed = packed.index_put((source[real],), logits[real])
-        return packed.reshape(*ids.shape, -1), state.rows(last)
 
     def components(self) -> list[Component]:
         """Return the embedding, which is also the head; the blocks and their layers answer for themselves."""

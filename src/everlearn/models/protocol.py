@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -79,4 +79,13 @@ class TextModel(Protocol):
 
     def eval(self) -> object:
         """Switch off what only training uses."""
+        ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A model in another form, such as Hugging Face's, that says what its text is read with."""
+
+    def reader(self) -> TextModel:
+        """Return the model as a learner takes it; the parameters are shared."""
         ...

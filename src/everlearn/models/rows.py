@@ -10,6 +10,7 @@ from torch import Tensor
 from everlearn.memory.state import ModelState
 
 Run = Callable[[Tensor, ModelState, Tensor | None], tuple[Tensor, ModelState]]
+FreshRun = Callable[[Tensor, None, Tensor], tuple[Tensor, ModelState]]  # it starts every row anew
 
 
 def check_tokens(ids: Tensor, mask: Tensor | None, state: ModelState | None) -> None:
@@ -56,6 +57,40 @@ def without_padding(run: Run, ids: Tensor, state: ModelState, mask: Tensor) -> t
     shape = (-1, -1, *[1] * (y.ndim - 2))
     y = y.gather(1, place.reshape(*place.shape, *[1] * (y.ndim - 2)).expand(-1, -1, *y.shape[2:]))
     return y * mask.reshape(*mask.shape, *[1] * (y.ndim - 2)).expand(*shape), state
+
+
+def without_packing(
+    run: FreshRun, ids: Tensor, state: ModelState | None, mask: Tensor | None, document_ids: Tensor
+) -> tuple[Tensor, ModelState]:
+    """Give every packed document a row of its own, and put the outputs back where its tokens stood.
+
+    Args:
+        run: `(ids, state, mask) -> (y, state)`, which takes None for a fresh state.
+        ids: [B, T].
+        state: must be None, since packed rows start fresh.
+        mask: [B, T] bool, True for real tokens; None means that all are.
+        document_ids: [B, T]; see `unpack`.
+    Returns:
+        y: [B, T, ...] in the places of `ids`; zero at padding.
+        state: that of each row's last document.
+    Raises:
+        ValueError: a state, or `document_ids` of another shape.
+    """
+    if state is not None:
+        raise ValueError(
+            "packed rows start fresh, but a state was given; read the rest of an open document first, "
+            "without document_ids, then pass state=None"
+        )
+    if document_ids.shape != ids.shape:
+        raise ValueError(
+            f"document_ids have shape {tuple(document_ids.shape)}, ids {tuple(ids.shape)}; "
+            "give the number of its document for each token"
+        )
+    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    source, real, last = unpack(document_ids, mask)
+    y, after = run(ids.flatten()[source], None, real)
+    packed = y.new_zeros(ids.numel(), *y.shape[2:]).index_put((source[real],), y[real])
+    return packed.reshape(*ids.shape, *y.shape[2:]), after.rows(last)
 
 
 def unpack(document_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,5 @@
 """The mathematics, fast: one folder per op, with the literal form and the derivation beside the fast one."""
 
-from everlearn.ops import delta_rule
+from everlearn.ops import delta_rule, titans
 
-__all__ = ["delta_rule"]
+__all__ = ["delta_rule", "titans"]

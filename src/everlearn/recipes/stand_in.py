@@ -20,6 +20,7 @@ from torch import nn
 
 from everlearn.evals.tokens import encode
 from everlearn.evals.windows import hf_logits
+from everlearn.models.tokenizer import train_tokenizer
 from everlearn.train import TrainConfig, train
 
 BOOKS = ("tolstoy_war-and-peace", "eliot_middlemarch", "melville_moby-dick")
@@ -56,14 +57,6 @@ def split(text: str) -> tuple[str, str]:
     """Cut a book into what is trained on and its held-out end."""
     cut = int(TRAIN_SHARE * len(text))
     return text[:cut], text[cut:]
-
-
-def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:
-    """Return a byte-level BPE tokenizer (transformers' GPT2Tokenizer) trained on these texts alone."""
-    from transformers import GPT2Tokenizer
-
-    empty = GPT2Tokenizer(vocab={"<|endoftext|>": 0}, merges=[])
-    return empty.train_new_from_iterator(texts, vocabulary, show_progress=False)
 
 
 def build(vocabulary: int = VOCABULARY) -> nn.Module:
@@ -110,7 +103,7 @@ def load_or_train(
         return json.loads((folder / ABOUT).read_text())
     config = config or training(seed)
     texts = [split(load_book(data, name))[0] for name in BOOKS]
-    tokenizer = train_tokenizer(texts)
+    tokenizer = train_tokenizer(texts, VOCABULARY)
     ids = torch.cat([encode(tokenizer, text) for text in texts])
     torch.manual_seed(seed)
     model = build(len(tokenizer))

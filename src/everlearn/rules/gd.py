@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from everlearn.rules.types import Slots
@@ -31,7 +30,5 @@ def gd(weights: Tensor, grad: Tensor, key: Tensor | None, slots: Slots, *, eta: 
         >>> gd(torch.tensor([1.0]), torch.tensor([2.0]), None, {}, eta=0.25)[0]
         tensor([0.5000])
     """
-    if isinstance(eta, Tensor):
-        # in one pass
-        return torch.addcmul(weights, eta, grad, value=-1), slots
+    # a product and a difference, each rounded by itself: a fused one has other bits for another layout of the tensors
     return weights - eta * grad, slots

@@ -1,21 +1,24 @@
-"""One file per user in a folder: written atomically, checked whole on load."""
+"""One file per user in a folder, and beside it a folder of what single documents taught: all checked whole on load."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from everlearn.memory.codec import check_fits, from_tensors, load_tensors, save_tensors, to_tensors
-from everlearn.memory.files import remove_leftovers
-from everlearn.memory.state import ModelState
+from everlearn.memory.files import remove_leftovers, remove_leftovers_of, sync_folder
+from everlearn.memory.state import ModelState, Tensors
 from everlearn.memory.users import user_name
+from everlearn.store.archive import FolderArchive
 
 HOUR = 3600.0
 
 
 class FolderStore:
-    """Keep each user's memory as one safetensors file.
+    """Keep each user's memory as one safetensors file, and archived documents in a folder beside it.
 
     A user's name never becomes a file name: files are named by its SHA-256, the name stands inside.
 
@@ -55,13 +58,17 @@ class FolderStore:
             ValueError: the file is truncated, changed, not finite, or belongs to another model.
         """
         tensors, meta = load_tensors(path)
+        return self.check(tensors, meta, str(path)), meta
+
+    def check(self, tensors: Tensors, meta: Mapping[str, Any], name: str) -> ModelState:
+        """Return the state that a file's tensors hold; `name` is what to call it in an error, see `read`."""
         if meta.get("model") != self.fingerprint:
             raise ValueError(
-                f"{path} is the memory of another model; read with the model that wrote it, or start a new folder"
+                f"{name} is the memory of another model; read with the model that wrote it, or start a new folder"
             )
         state = from_tensors(tensors)
-        check_fits(state, self.fresh, str(path))
-        return state, meta
+        check_fits(state, self.fresh, name)
+        return state
 
     def save(self, user: str, state: ModelState, notes: dict[str, Any]) -> None:
         """Replace a user's file in one step; a crash leaves the old one or the new one."""
@@ -72,8 +79,12 @@ class FolderStore:
         meta = {"user": user_name(user), "model": self.fingerprint, "notes": notes}
         save_tensors(path, to_tensors(state), meta)
 
+    def shelf(self, user: str) -> FolderArchive:
+        """Return where a user's archived documents are; the folder is made with the first of them."""
+        return FolderArchive(documents_of(self.folder, user), self.fingerprint, user_name(user))
+
     def forget(self, user: str) -> bool:
-        """Remove a user's file; tell whether there was one. Copies made elsewhere are not reached."""
+        """Remove a user's file and documents; tell whether there was anything. Copies elsewhere are not reached."""
         return forget(self.folder, user)
 
     def users(self) -> list[str]:
@@ -96,9 +107,28 @@ def file_of(folder: Path, user: str) -> Path:
     return Path(folder) / f"{hashlib.sha256(user_name(user).encode()).hexdigest()}.safetensors"
 
 
+def documents_of(folder: Path, user: str) -> Path:
+    """Return the folder of a user's archived documents, which need not exist."""
+    return file_of(folder, user).with_suffix(".documents")
+
+
 def forget(folder: Path, user: str) -> bool:
-    """Remove a user's file from a folder, for which no model is needed; tell whether there was one."""
-    path = file_of(folder, user)
-    known = path.exists()
+    """Remove a user's file, archived documents and what killed writers left of them, for which no model is needed.
+
+    Returns:
+        whether there was anything. A crash on the way leaves the user known, so that it can be said once more.
+    """
+    path, documents = file_of(folder, user), documents_of(folder, user)
+    known = path.exists() or documents.exists()
+    forget_documents(folder, user)
+    remove_leftovers_of(path)
     path.unlink(missing_ok=True)
+    if Path(folder).is_dir():
+        sync_folder(Path(folder))
     return known
+
+
+def forget_documents(folder: Path, user: str) -> None:
+    """Remove all archived documents of a user."""
+    if (documents := documents_of(folder, user)).exists():
+        shutil.rmtree(documents)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.learn.chunk import token_nll
+from everlearn.optim import FromRule
+from everlearn.rules import newton_schulz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ def train(
             f"give a longer text or set length below {len(data)}"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    optimizers = _optimizers(model, config, blocks)
+    both = optimizers(model, config, blocks)
     losses = []
     model.train()
     for step in range(config.steps):
@@ -80,9 +82,9 @@ def train(
         loss = token_nll(logits(model, window[:, :-1]), window[:, 1:]).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        for optimizer in optimizers:
+        for optimizer in both:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * _schedule(step, config)
+                group["lr"] = group["peak"] * schedule(step, config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item() / math.log(2))
@@ -98,7 +100,7 @@ def _windows(data: Tensor, config: TrainConfig, generator: torch.Generator) -> T
     return data[starts + torch.arange(config.length + 1)]
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
+def schedule(step: int, config: TrainConfig) -> float:
     """Return the share of the peak rate: linear warm-up, then a cosine to a tenth."""
     if step < config.warmup:
         return (step + 1) / config.warmup
@@ -106,22 +108,42 @@ def _schedule(step: int, config: TrainConfig) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
 
-def _optimizers(model: nn.Module, config: TrainConfig, blocks: str = "blocks.") -> list[torch.optim.Optimizer]:
-    """Give the blocks' matrices to Muon and everything else to AdamW."""
+def optimizers(
+    model: nn.Module,
+    config: TrainConfig,
+    blocks: str = "blocks.",
+    *,
+    of_matrices: Callable[[list[Tensor], float], torch.optim.Optimizer] | None = None,
+) -> list[torch.optim.Optimizer]:
+    """Give the blocks' matrices to Muon and everything else to AdamW; each group keeps its peak rate as "peak".
+
+    Args:
+        model: whose parameters are trained.
+        config: its rates.
+        blocks: how the names of the parameters inside the blocks begin.
+        of_matrices: makes the optimizer of the matrices from them and a rate; None takes `muon`.
+    """
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and name.startswith(blocks) and min(parameter.shape) > 8 else rest).append(
             parameter
         )
-    muon = torch.optim.Muon(
-        [{"params": matrices, "peak": config.lr}],
-        lr=config.lr,
-        weight_decay=0.0,
-        momentum=0.95,
-        adjust_lr_fn="match_rms_adamw",
+    first = (of_matrices or muon)(matrices, config.lr)
+    second = torch.optim.AdamW(rest, lr=config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    for optimizer in (first, second):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [first, second]
+
+
+def muon(matrices: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Return torch's Muon, which orthogonalises in bfloat16."""
+    return torch.optim.Muon(
+        [{"params": matrices}], lr=lr, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
-    adamw = torch.optim.AdamW(
-        [{"params": rest, "peak": config.adamw_lr}], lr=config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0
-    )
-    return [muon, adamw]
+
+
+def muon_in_float32(matrices: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Return the same rule in float32: a gradient that differs in its last bits makes a step that does, and no more."""
+    return FromRule([{"params": matrices}], newton_schulz, lr)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from everlearn.ops.blocks import decay, from_blocks, to_blocks
+from everlearn.ops.precision import full_precision
 
 
 def delta_rule(
@@ -59,7 +61,7 @@ def delta_rule(
     dtype = torch.promote_types(torch.promote_types(k.dtype, v.dtype), torch.float32)
     rows, length, heads, dim, dim_v = *k.shape, v.shape[-1]
     # the sums over a block, the solve and the memory need float32 whatever the network runs in
-    with torch.autocast(k.device.type, enabled=False):
+    with full_precision(k):
         if state is None:
             state = torch.zeros(rows, heads, dim_v, dim, dtype=dtype, device=k.device)
         memory = state.to(dtype).reshape(rows * heads, dim_v, dim)
@@ -67,10 +69,9 @@ def delta_rule(
             return torch.zeros_like(v), memory.view(rows, heads, dim_v, dim)
         size = min(block_size, length)
         scan = _one_token if length == 1 else _scan
-        q_in, k_in, v_in, eta_in, gate_in = (_to_blocks(x.to(dtype), size) for x in (q, k, v, eta, log_alpha))
+        q_in, k_in, v_in, eta_in, gate_in = (to_blocks(x.to(dtype), size) for x in (q, k, v, eta, log_alpha))
         y, memory = scan(q_in, k_in, v_in, eta_in, gate_in, memory, read_after_write, decay_first)
-    y = y.view(rows, heads, -1, dim_v).transpose(1, 2)[:, :length]
-    return y.to(v.dtype), memory.view(rows, heads, dim_v, dim)
+    return from_blocks(y, rows, heads)[:, :length].to(v.dtype), memory.view(rows, heads, dim_v, dim)
 
 
 def _scan(
@@ -85,7 +86,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     """Read and write blocks [B*H*N, C, ...] in memories [B*H, Dv, D]; only the last loop runs along the sequence."""
     groups, count = len(memory), len(k) // len(memory)
-    kept = _retention(log_alpha)  # [B*H*N, C + 1, C + 1]
+    kept = decay(log_alpha)  # [B*H*N, C + 1, C + 1]
     since_start, within, to_end, whole = kept[:, :-1, :1], kept[:, :-1, 1:], kept[:, -1, 1:, None], kept[:, -1:, :1]
     # what a write is compared with: the memory before it, or that memory after the token's own decay
     held, held_since_start = (kept[:, 1:, 1:], kept[:, 1:, :1]) if decay_first else (within, since_start)
@@ -122,24 +123,6 @@ def _one_token(
     write = eta * (v - k @ (kept if decay_first else memory).mT)
     written = torch.baddbmm(kept, write.mT, k)
     return q @ (written if read_after_write else memory).mT, written
-
-
-def _retention(log_alpha: Tensor) -> Tensor:
-    """Return prod alpha_j over i < j <= t for all 0 <= i <= t <= C, zero above; log_alpha is [N, C, 1].
-
-    The exponents are sums of the gates between i and t. Differences of one running sum would lose them in float32
-    once a gate has closed (measured: error 1e-3 instead of 1e-6 after log_alpha = -5,000).
-    """
-    size = log_alpha.shape[1]
-    ones = log_alpha.new_ones(size + 1, size + 1)
-    return (ones.tril(-1)[:, :size] @ (log_alpha * ones.tril()[:size])).exp().tril()
-
-
-def _to_blocks(x: Tensor, size: int) -> Tensor:
-    """Cut [B, T, H, ...] into [B*H*N, C, ...], with zeros after the end; the last dimension is 1 for scalars."""
-    x = x if x.ndim == 4 else x.unsqueeze(-1)
-    x = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % size))
-    return x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).reshape(-1, size, x.shape[-1])
 
 
 def _check_shapes(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from everlearn.memory.files import sync_folder
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # one byte, where a tokenizer of pieces falls back on bytes
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how such a tokenizer writes a space
@@ -64,6 +70,72 @@ def stop_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     return tuple(sorted({end for end in [*ends, own] if end is not None}))
 
 
+def train_tokenizer(texts: Iterable[str], size: int) -> Any:
+    """Return a byte-level BPE tokenizer (transformers' GPT2Tokenizer) that was trained on these texts alone.
+
+    Every text can be written with it and comes back exactly; nothing is downloaded. The same texts in the same order
+    give the same tokenizer.
+
+    Args:
+        texts: what it is trained on.
+        size: tokens that it may have: an end of text, the 256 bytes, and pieces merged from them. Fewer where the texts
+            repeat too little.
+    Raises:
+        ValueError: a size that leaves no room for a piece.
+    """
+    from transformers import GPT2Tokenizer
+
+    if size <= 257:
+        raise ValueError(
+            f"a vocabulary of {size} holds no piece beside the 256 bytes and the end of text; give 258 or more, or "
+            "read bytes"
+        )
+    empty = GPT2Tokenizer(vocab={"<|endoftext|>": 0}, merges=[])
+    return empty.train_new_from_iterator(texts, size, show_progress=False)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer so that a crash leaves the old folder, the new one, or none, and never half of one.
+
+    Args:
+        tokenizer: of transformers.
+        folder: replaced where it holds another tokenizer; one that holds this one is left alone.
+    """
+    made, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    shutil.rmtree(made, ignore_errors=True)
+    tokenizer.save_pretrained(made)
+    if folder.is_dir():
+        before, now = ({path.name: path.read_bytes() for path in place.iterdir()} for place in (folder, made))
+        if before == now:
+            shutil.rmtree(made)
+            return
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    for path in made.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    made.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer that `save_pretrained` left in a folder.
+
+    Raises:
+        ValueError: there is none, or one that cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        why = str(error).strip().splitlines()
+        raise ValueError(
+            f"{folder} holds no whole tokenizer ({why[0] if why else error!r}); copy the whole folder again"
+        ) from None
+
+
 def needed(tokenizer: Any) -> Any:
     """Return the tokenizer.
 
@@ -72,8 +144,8 @@ def needed(tokenizer: Any) -> Any:
     """
     if tokenizer is None:
         raise ValueError(
-            "the model was stacked without a tokenizer, so it reads token numbers only; "
-            "give one: stack_levels(model, tokenizer)"
+            "the model was made without a tokenizer, so it reads token numbers only; "
+            "give one: stack_levels(model, tokenizer) or replace_blocks(model, tokenizer)"
         )
     return tokenizer
 

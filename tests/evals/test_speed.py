@@ -1,0 +1,190 @@
+"""The measurement of speed itself: ratios by hand, products against a formula, a peak that is known, and every row."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from everlearn.evals.speed import (
+    BASELINE,
+    QUICK,
+    Ratio,
+    Sizes,
+    footprint,
+    interleave,
+    markdown,
+    measure,
+    peers,
+    rounds,
+    subject,
+    work,
+)
+from everlearn.evals.speed.products import Products, against_products, delta_run
+from everlearn.evals.speed.subjects import tokens
+from everlearn.learn.stream import read
+from everlearn.models.presets import PRESETS
+
+CPU = torch.device("cpu")
+TINY = Sizes(dim=12, num_layers=1, num_heads=1, hidden_dim=12, length=64, contexts=(64, 128))
+
+
+def test_a_ratio_is_taken_round_by_round():
+    """A round that was slow for both does not count for either."""
+    found = Ratio.of([2.0, 30.0, 3.0], [1.0, 10.0, 2.0])
+    assert found == Ratio(median=2.0, low=1.5, high=3.0, best=2.0)
+
+
+def test_subjects_run_in_turn_and_the_first_round_is_not_counted(monkeypatch):
+    order, clock = [], iter(range(1000))
+    monkeypatch.setattr(rounds, "now", lambda device: next(clock))
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = interleave(runs, 3, CPU)
+    assert "".join(order) == "abababab" and {name: len(own) for name, own in seconds.items()} == {"a": 3, "b": 3}
+    assert set(seconds["a"] + seconds["b"]) == {1}
+
+
+def test_every_preset_has_the_width_the_depth_and_nearly_the_parameters_of_the_baseline():
+    count = {name: sum(p.numel() for p in subject(name, Sizes()).parameters()) for name in PRESETS}
+    assert count["hope_attention"] == count[BASELINE], "three levels share the hidden size of one MLP"
+    for name in PRESETS:
+        built = subject(name, QUICK).config
+        assert (built.dim, built.num_layers) == (QUICK.dim, QUICK.num_layers)
+        same = zip(subject(name, QUICK).parameters(), subject(name, QUICK).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in same)
+    with pytest.raises(ValueError, match="hidden_dim 14 does not divide among the 3 levels of 'hope_attention'"):
+        subject("hope_attention", Sizes(hidden_dim=14))
+
+
+def test_decoding_is_the_full_pass_and_learning_is_reading():
+    """What is timed is the real thing: the state is that of `learn.read` over the same tokens."""
+    model = subject("hope_attention", TINY)
+    plain, learning = (work.Decoding(model, 64, learning=learn) for learn in (False, True))
+    ids = torch.cat([tokens(1, 64), plain.next], 1)
+    plain(), learning()
+    with torch.no_grad():
+        _, after = model(ids[:, :128])
+    assert plain.state.tokens_seen.item() == 128
+    keys = [s.context["blocks.0.mixer"]["k"] for s in (plain.state, after, learning.state)]
+    assert torch.allclose(keys[0], keys[1], atol=1e-5) and torch.allclose(keys[0], keys[2], atol=1e-5)
+    start = model.initial_state(1).detach()
+    _, frozen = read(model, ids[:, :65], start, chunk_size=64, learn=False)
+    _, taught = read(model, ids[:, 65:], frozen, chunk_size=64)
+    own, expected = (s.memory["blocks.0.mlp"]["fast.up"] for s in (learning.state, taught))
+    assert torch.allclose(own, expected, atol=1e-6) and not torch.allclose(own, start.memory["blocks.0.mlp"]["fast.up"])
+
+
+def test_training_steps_leave_no_gradient_and_learning_takes_none():
+    model, ids = subject("hope_attention", TINY), tokens(1, 129)
+    grads = []
+    model.embedding.weight.register_post_accumulate_grad_hook(lambda p: grads.append(float(p.grad.norm())))
+    for step, count in ((work.train, 1), (work.train_through, 2), (work.learn, 2)):
+        step(model, ids)
+        assert len(grads) == count and all(p.grad is None for p in model.parameters())
+    assert all(norm > 0 for norm in grads)
+
+
+def test_products_count_what_the_backward_pass_computes_too():
+    a, b = torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 4, 5)
+    with Products() as products:
+        (a @ b).sum().backward()
+        torch.addmm(torch.ones(2, 3), torch.ones(2, 7), torch.ones(7, 3))
+        torch.ones(2, 2) + 1
+    assert dict(products.counts) == {(3, 2, 4, 5): 1, (3, 2, 5, 4): 1, (1, 2, 7, 3): 1}
+    assert products.flop() == 2 * (2 * 3 * 2 * 4 * 5 + 2 * 7 * 3)
+
+
+@pytest.mark.parametrize("decay_first", [False, True])
+def test_the_products_of_the_delta_rule_are_those_of_its_formula(decay_first):
+    """Forward, per block of C tokens: products of C x C with D nine times, C x D x D three times; the gates' sums."""
+    run = delta_run(1, 32, 2, 8, CPU, decay_first=decay_first, block_size=16)
+    with Products() as products:
+        run()
+    with FlopCounterMode(display=False) as counter:
+        run()
+    assert products.flop() == counter.get_total_flops()
+    blocks, c, d = 4, 16, 8
+    forward = 2 * blocks * (5 * c * c * d + 3 * c * d * d + (c + 1) * c * c)
+    assert forward < products.flop() <= 3.5 * forward
+
+
+def test_an_op_that_is_one_product_reaches_its_bound():
+    a, b = torch.randn(4, 200, 200), torch.randn(4, 200, 200)
+    found = against_products(lambda: torch.bmm(a, b), 100, 5, CPU)
+    # the same product twice; a machine that others use may slow down one of them
+    assert 0.4 < found.share < 2.5 and found.low <= found.share <= found.high
+    assert found.flop_per_token == 2 * 4 * 200**3 / 100 and found.gflop_per_second > 0
+
+
+def holds_64_mb(model, ids):
+    torch.ones(2**24)
+
+
+def holds_nothing(model, ids):
+    pass
+
+
+def test_the_peak_is_what_a_step_holds():
+    peaks = [footprint.peak_bytes(BASELINE, TINY, step, CPU) for step in (holds_64_mb, holds_nothing)]
+    assert 60e6 < peaks[0] - peaks[1] < 75e6
+
+
+def test_sizes_of_a_process_are_read_in_bytes(tmp_path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t 7 kB\n")
+    assert footprint.resident("VmHWM", status) == 2 * 2**20 and footprint.resident("VmRSS", status) == 7 * 1024
+    with pytest.raises(ValueError, match="has no field VmSwap"):
+        footprint.resident("VmSwap", status)
+
+
+class NeuralMemory(nn.Module):
+    """Stands in for the layer of titans-pytorch: the same call."""
+
+    def __init__(self, dim, chunk_size, batch_size, heads, dim_head):
+        super().__init__()
+        assert chunk_size == batch_size == 64 and heads * dim_head == dim
+        self.linear = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return self.linear(x), None
+
+
+def test_a_peer_is_timed_beside_our_mixers(monkeypatch):
+    module = types.ModuleType("other_memory")
+    module.NeuralMemory = NeuralMemory
+    monkeypatch.setitem(sys.modules, "other_memory", module)
+    found = peers.beside_titans_pytorch(["delta_net"], TINY, 2, CPU, module="other_memory")
+    assert found.ratios["delta_net"].median > 1, "one linear map is faster than a memory"
+
+
+def test_the_report_has_every_preset_and_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr("everlearn.evals.speed.report.installed", lambda: False)
+    held = {BASELINE: 1_000_000}
+    monkeypatch.setattr("everlearn.evals.speed.report.peak_bytes", lambda name, *what: held.get(name, 2_500_000))
+    said = []
+    report = measure(list(PRESETS), TINY, CPU, rounds=1, on_part=said.append)
+    text = markdown(report)
+    for name in PRESETS:
+        assert text.count(f"\n| {name} | ") == 1
+    assert "titans-pytorch is not installed" in text and said[0].startswith(f"training steps of {len(PRESETS)} presets")
+    assert {"delta rule", "mixer of delta_net"} <= set(report.bounds) and "mixer of hope_attention" not in report.bounds
+    heads = text.splitlines()[0].split(" | ")
+    base = next(line for line in text.splitlines() if line.startswith(f"| {BASELINE} |")).split(" | ")
+    hope = next(line for line in text.splitlines() if line.startswith("| hope_attention |")).split(" | ")
+    assert len(heads) == len(base) == len(hope)
+    assert base[heads.index("forward + backward")] == "1.00 (1.00-1.00)" and base[heads.index("reads and learns")] == ""
+    assert hope[heads.index("peak memory")] == "2.50 (2 MB)" and base[heads.index("peak memory")] == "1.00 (1 MB)"
+    assert all(hope), "a preset with levels has every column"
+    assert report.growth["hope_attention"] == pytest.approx(
+        report.seconds["decode 128, learning"]["hope_attention"][0]
+        / report.seconds["decode 64, learning"]["hope_attention"][0]
+    )
+
+
+def test_a_ratio_needs_a_round_and_a_known_preset():
+    with pytest.raises(ValueError, match="rounds is 0"):
+        measure([], TINY, CPU, rounds=0)
+    with pytest.raises(ValueError, match="preset 'hop' is unknown"):
+        measure(["hop"], TINY, CPU)
