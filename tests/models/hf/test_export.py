@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -61,9 +62,12 @@ def run_elsewhere(tmp_path, *folders) -> subprocess.CompletedProcess:
     )
 
 
-def test_every_preset_loads_without_the_package(tmp_path):
+@pytest.mark.parametrize(
+    "names", [("hope",), pytest.param(tuple(PRESETS), marks=pytest.mark.slow)], ids=["hope", "all"]
+)
+def test_presets_load_without_the_package(tmp_path, names):
     folders = []
-    for i, name in enumerate(PRESETS):
+    for i, name in enumerate(names):
         folder, model, ids = tmp_path / f"model-{i}", make(name), tokens(2, 9)
         export(model, folder)
         cache = model.new_cache()
