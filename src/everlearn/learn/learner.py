@@ -185,10 +185,11 @@ class Learner:
     def restore(self, user: str, snapshot: ModelState, level: str | None = None) -> None:
         """Roll a user back to an earlier `state(user)`: all of it, slots too, or one level alone.
 
-        The archive stays as it is; see `roll_back_document`.
+        The archive stays as it is; see `roll_back_document`. A value does not say which weights it was learned beside.
 
         Raises:
-            ValueError: a snapshot of another model, of several users, or that is not finite; nothing was changed.
+            ValueError: a snapshot whose sizes are not this model's, of several users, or that is not finite; nothing
+                was changed.
         """
         check_fits(snapshot, self.fresh, "the snapshot")
         if not snapshot.is_finite():
