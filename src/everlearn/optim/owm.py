@@ -48,6 +48,7 @@ class OWM(RuleOptimizer):
     Raises:
         ValueError: as `RuleOptimizer`, or a layer whose weight has a gradient has not been seen.
     Example:
+        >>> import torch
         >>> from everlearn.optim import capture
         >>> layer = torch.nn.Linear(2, 1, bias=False)
         >>> optimizer = OWM(layer.parameters(), lr=0.3, inputs=capture(layer))
