@@ -81,6 +81,21 @@ def test_muon_goes_where_torchs_goes():
     assert (moves[0] - moves[1]).norm() < 0.02 * moves[1].norm()
 
 
+@pytest.mark.parametrize("make", [optim.Muon, optim.M3])
+def test_newton_schulz_may_run_in_bfloat16(make, tmp_path):
+    """It points where float32 points, and the type is saved with the group, in a file that runs no code."""
+    grads = gradients(12, dtype=torch.float32)
+    start = torch.zeros_like(grads[0])
+    plain, _ = run(make, grads, start)
+    short, optimizer = run(lambda w: make(w, ns_dtype=torch.bfloat16), grads, start)
+    assert not torch.equal(plain, short)
+    assert torch.cosine_similarity(plain.flatten(), short.flatten(), 0) > 0.999
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    other = make([nn.Parameter(start.clone())])
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.param_groups[0]["ns_dtype"] is torch.bfloat16
+
+
 def test_m3_without_its_two_additions_is_muon():
     """[NL alg. 1, eq. 75]: difference 0.0, and nothing slow is kept."""
     grads = gradients()
