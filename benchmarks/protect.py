@@ -24,7 +24,7 @@ from everlearn.memory.files import atomic_write
 PAGE = ROOT / "RESULTS.md"
 VALIDATION_SEED = 100
 DIGIT_SEEDS, TEXT_SEEDS = range(5), range(3)
-NOISY = ("AdamW", "DGD around AdamW, rho 3", "Muon", "M3, alpha 1, f 50", "OWM")
+NOISY = ("AdamW", "DGD around AdamW, rho 3", "Muon", "M3, alpha 1, f 50", "momentum, OWM's control (kappa 0)", "OWM")
 
 
 def main() -> None:
