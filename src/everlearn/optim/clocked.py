@@ -13,9 +13,6 @@ from everlearn.levels.gradients import Slot, gradient_memory
 from everlearn.optim.around import Around, called
 from everlearn.optim.views import finite, shared
 
-# periods in optimizer steps, from the fastest level to the slowest
-LEVEL_CLOCK = (1, 4, 16, 64)
-
 
 @final
 class Clocked(Around):
