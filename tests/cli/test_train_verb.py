@@ -77,6 +77,21 @@ def test_everything_is_said_and_the_same_command_goes_on(shell):
     assert Path("r/model.safetensors").read_bytes() == before
 
 
+def test_one_option_puts_attention_into_some_blocks(shell):
+    words = ["train", "--model", "gated_delta_net", "--attention", "1", "--data", "t.txt", "--out", "r", *FEW]
+    assert "model: gated_delta_net, attention in 1 of 4 blocks, size tiny, " in shell(*words)
+    model, _ = load_model(Path("r"))
+    assert model.config.mixers() == ("gated_delta_net",) * 3 + ("attention",)
+    assert model.config.window == 16, "attention sees what it was trained on"
+    assert len(shell("generate", "The captain", "--base", "r", "--tokens", "5").encode()) >= 5
+    assert "attention_blocks is 5; it must be a whole number from 0 to num_layers, 4" in refused(
+        shell, "train", "--model", "hope", "--attention", "5", "--data", "t.txt", "--out", "new"
+    )
+    assert "gives attention to every block" in refused(
+        shell, "train", "--attention", "1", "--data", "t.txt", "--out", "new"
+    )
+
+
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(shell, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt

@@ -27,10 +27,10 @@ from everlearn.models.rows import Run, check_tokens, without_packing, without_pa
 class Block(nn.Module):
     """Mix tokens, then look into the MLP or the Continuum Memory System, each beside the residual stream."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, mixer: str) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.dim)
-        self.mixer: Mixer = MIXERS[config.mixer](config)
+        self.mixer: Mixer = MIXERS[mixer](config)
         self.mlp_norm = nn.RMSNorm(config.dim)
         self.mlp = MEMORIES[config.cms](config) if config.levels else SwiGLU(config.dim, config.hidden_dim)
 
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         self.config = config
         self.alphabet: Alphabet = BYTES
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.mixers())
         self.norm = nn.RMSNorm(config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
 
