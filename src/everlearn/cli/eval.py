@@ -40,9 +40,10 @@ class Options:
 def run(options: Options) -> int:
     """Print the table and write the JSON document where one was asked for."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import command
+    from everlearn.cli.errors import UserError, command
     from everlearn.cli.output import Output
     from everlearn.device import describe_device, device
+    from everlearn.layout import MARKER
 
     out = Output(options.json)
     workspace.few_threads(options.state)
@@ -54,6 +55,12 @@ def run(options: Options) -> int:
         place = {"state": options.state} if options.base is None else {"base": options.base}
         out.say(f"next: {command('generate', 'PROMPT', **place)}")
         return 0
+    if options.base is not None and workspace.is_ours(options.base) and not (options.state / MARKER).is_file():
+        repair = command("eval", options.path, base=options.base, ppl=True)
+        raise UserError(
+            f"--base names a model, but without --ppl eval measures a memory, and {options.state} holds none; "
+            f"to measure the model itself: {repair}"
+        )
     labels = workspace.kind_of(options.state) == "labels"
     out.finish((_labels if labels else _text)(options, out))
     if labels:
