@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from everlearn.memory.class_statistics import ClassStatistics
+from everlearn.memory.class_statistics import ClassStatistics, Label
 
 Readout = Callable[[ClassStatistics, float], tuple[Tensor, Tensor]]
 
@@ -25,8 +27,7 @@ def lda(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Tensor]:
         bias: [C].
     """
     means = statistics.means
-    covariance = _shrink(statistics.scatter() / statistics.total, statistics, shrinkage)
-    weights = torch.cholesky_solve(means.mT, torch.linalg.cholesky(covariance)).mT
+    weights = torch.cholesky_solve(means.mT, spread_factor(statistics, shrinkage)).mT
     return weights, -(weights * means).sum(1) / 2
 
 
@@ -41,10 +42,19 @@ def ridge(statistics: ClassStatistics, shrinkage: float) -> tuple[Tensor, Tensor
         weights: [C, D].
         bias: [C], zeros.
     """
-    moment = _shrink(statistics.second_moment / statistics.total, statistics, shrinkage)
     targets = statistics.sums.mT / statistics.total
-    weights = torch.cholesky_solve(targets, torch.linalg.cholesky(moment)).mT
+    weights = torch.cholesky_solve(targets, moment_factor(statistics, shrinkage)).mT
     return weights, torch.zeros(len(weights), dtype=weights.dtype)
+
+
+def spread_factor(statistics: ClassStatistics, shrinkage: float) -> Tensor:
+    """Return the Cholesky factor of what `lda` takes the inverse of, (1 - s) S/N + s tr(S)/(N D) I, [D, D]."""
+    return torch.linalg.cholesky(_shrink(statistics.scatter() / statistics.total, statistics, shrinkage))
+
+
+def moment_factor(statistics: ClassStatistics, shrinkage: float) -> Tensor:
+    """Return the Cholesky factor of what `ridge` takes the inverse of, (1 - s) G/N + s tr(G)/(N D) I, [D, D]."""
+    return torch.linalg.cholesky(_shrink(statistics.second_moment / statistics.total, statistics, shrinkage))
 
 
 def _shrink(covariance: Tensor, statistics: ClassStatistics, shrinkage: float) -> Tensor:
@@ -57,3 +67,52 @@ def _shrink(covariance: Tensor, statistics: ClassStatistics, shrinkage: float) -
 
 
 READOUTS: dict[str, Readout] = {"lda": lda, "ridge": ridge}
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What was known at one moment, solved for reading: a value that later writes leave untouched.
+
+    Args:
+        statistics: what was known.
+        readout: what solved them.
+        shrinkage: its prior.
+        version: how many changes the memory had seen.
+        weights: [C, D] float64.
+        bias: [C] float64.
+    """
+
+    statistics: ClassStatistics
+    readout: Readout
+    shrinkage: float
+    version: int
+    weights: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, statistics: ClassStatistics, readout: Readout, shrinkage: float, version: int = 0) -> Snapshot:
+        """Solve statistics of at least one class."""
+        return cls(statistics, readout, shrinkage, version, *readout(statistics, shrinkage))
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Return the classes, in the order of the columns of `scores`."""
+        return self.statistics.labels
+
+    def scores(self, phi: Tensor) -> Tensor:
+        """Return how well each record fits each class, [B, D] float64 -> [B, C] float64."""
+        return phi @ self.weights.mT + self.bias
+
+    def best(self, scores: Tensor) -> list[Label]:
+        """Return the label of the highest score in each row."""
+        return [self.labels[i] for i in scores.argmax(1).tolist()]
+
+    @functools.cached_property
+    def spread(self) -> Tensor:
+        """Return `spread_factor`, solved when it is first asked for."""
+        return spread_factor(self.statistics, self.shrinkage)
+
+    @functools.cached_property
+    def moment(self) -> Tensor:
+        """Return `moment_factor`, solved when it is first asked for."""
+        return moment_factor(self.statistics, self.shrinkage)
