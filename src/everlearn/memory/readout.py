@@ -70,6 +70,23 @@ READOUTS: dict[str, Readout] = {"lda": lda, "ridge": ridge}
 
 
 @dataclass(frozen=True, eq=False)
+class Between:
+    """How the class means lie around their own mean mu_0, under the precision Q of `lda`; A are the centred means.
+
+    Args:
+        weights: A Q, [C, D].
+        bias: -A Q mu_0, [C].
+        gram: A Q A^T, [C, C].
+        inner: (C I + A Q A^T)^-1, [C, C].
+    """
+
+    weights: Tensor
+    bias: Tensor
+    gram: Tensor
+    inner: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """What was known at one moment, solved for reading: a value that later writes leave untouched.
 
@@ -116,3 +133,13 @@ class Snapshot:
     def moment(self) -> Tensor:
         """Return `moment_factor`, solved when it is first asked for."""
         return moment_factor(self.statistics, self.shrinkage)
+
+    @functools.cached_property
+    def between(self) -> Between:
+        """Return how the class means lie around their mean, solved when it is first asked for."""
+        means = self.statistics.means
+        centre = means.mean(0)
+        weights = torch.cholesky_solve((means - centre).mT, self.spread).mT
+        gram = weights @ (means - centre).mT
+        inner = torch.linalg.inv(gram + len(means) * torch.eye(len(means), dtype=gram.dtype))
+        return Between(weights, -weights @ centre, gram, inner)
