@@ -67,7 +67,7 @@ class Classifier:
         if self.ledger is not None and self.ledger.counts != self.counts:
             raise ValueError(
                 f"the ledger {ledger} holds {len(self.ledger):,} records, this classifier "
-                f"{sum(self.counts.values()):,}; load its state with Classifier.load(path, ledger=...), or give a new path"
+                f"{sum(self.counts.values()):,}; load its state, Classifier.load(path, ledger=...), or give a new path"
             )
 
     @property
