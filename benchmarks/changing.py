@@ -2,9 +2,9 @@
 
     python benchmarks/changing.py --data FOLDER --encoder NAME_OR_PATH [--features FOLDER]
 
-FOLDER holds clinc150; see docs/data.md. In `relabel` two intents swap their names in the middle of 15,000 shuffled
-records, in `drift` one intent turns into another. Half-lives are not chosen: all are shown. Rows are kept in
-`results/rows/`, so an interrupted run goes on where it stopped.
+FOLDER holds clinc150, with the files that `continual/text_sets.py` names. In `relabel` two intents swap their names in
+the middle of 15,000 shuffled records, in `drift` one intent turns into another. Half-lives are not chosen: all are
+shown. Rows are kept in `results/rows/`, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def measure(kind: str, seed: int, train: Split, test: Split) -> Row:
 def table(rows: dict[tuple[str, int], Row]) -> str:
     """One line for each stream and half-life: records until nine tenths of fresh are back, and accuracies."""
     lines = [
-        "| stream | half-life, records | records until 90 % of fresh | changed classes | fresh | unchanged, before | unchanged, end |",
+        "| stream | half-life, records | records until 90 % of fresh | changed classes | fresh | unchanged, before "
+        "| unchanged, end |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind in STREAMS:

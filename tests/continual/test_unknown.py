@@ -158,6 +158,13 @@ def test_without_unknown_items_the_threshold_keeps_a_share():
         assert made.predict(x, unknown="?").count("?") == pytest.approx((1 - keep) * len(x), abs=2)
 
 
+@pytest.mark.parametrize(("classes", "score"), [(9, "distance"), (10, "relative")])
+def test_few_classes_are_told_from_others_by_distance(classes, score):
+    made, x = Classifier(RawPixels(D)), torch.randn(40, D)
+    made.learn(x, torch.arange(40) % classes)
+    assert made.calibrate(x, torch.arange(40) % classes).score == score
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
