@@ -66,16 +66,17 @@ def _load(options: Options, out: Output) -> tuple[Scenario, str]:
 
     from everlearn.cli.progress import progress
     from everlearn.continual.feature_cache import FeatureCache
-    from everlearn.evals.class_incremental import load
+    from everlearn.evals.class_incremental import encoded, load, read_texts
     from everlearn.memory.codec import digest
 
     if options.what == "digits":
         scenario = load("digits", None, None)
     else:
+        texts = read_texts(options.what, options.data)
         encoder = _encoder(options)
-        with progress("Encoding texts") as advance:
+        with progress("Encoding texts", total=len(texts.train + texts.validation + texts.test)) as advance:
             encode = FeatureCache(encoder, options.out / "features", on_texts=advance)
-            scenario = load(options.what, options.data, encode, misspelt=options.misspelt)
+            scenario = encoded(options.what, texts, encode, misspelt=options.misspelt)
     parts = {"train": scenario.train, "validation": scenario.validation, "test": scenario.test}
     tensors = {f"{name}.{part}": value for name, split in parts.items() for part, value in vars(split).items()}
     counts = ", ".join(f"{len(split.y):,} {name}" for name, split in parts.items())

@@ -125,25 +125,33 @@ def load(name: str, source: Path | None, encode: Encode | None, *, misspelt: flo
     Raises:
         ValueError: the data is not there.
     """
-    shape = SCENARIOS[name]
     if name == "digits":
-        features = RandomReLU(64, 500, scale=1 / 16)
-        train, validation, test = (Split(features(part.x), part.y) for part in digits())
-        names = tuple(str(c) for c in range(10))
-        return Scenario("digits", names, train, validation, test, shape.per_experience, shape.batch_size)
-    if name == "clinc-mixed":
-        if source is None:
-            raise ValueError("the hub does not have the split of InCA and KLDA; give its folder")
-        texts = clinc_mixed(source)
-    else:
-        texts = TEXT_SETS[name](source)
+        return _digits()
     if encode is None:
         raise ValueError(f"{name} holds texts, which need an encoder; give one, such as HFEncoder()")
-    return _encoded(texts, encode, shape, misspelt, seed)
+    return encoded(name, read_texts(name, source), encode, misspelt=misspelt, seed=seed)
 
 
-def _encoded(texts: TextSet, encode: Encode, shape: Shape, misspelt: float, seed: int) -> Scenario:
-    """Encode every part of a text set."""
+def read_texts(name: str, source: Path | None) -> TextSet:
+    """Return the texts of a scenario; see `load`."""
+    if name != "clinc-mixed":
+        return TEXT_SETS[name](source)
+    if source is None:
+        raise ValueError("the hub does not have the split of InCA and KLDA; give its folder")
+    return clinc_mixed(source)
+
+
+def _digits() -> Scenario:
+    """Return the handwritten digits, as random features of their pixels."""
+    features, shape = RandomReLU(64, 500, scale=1 / 16), SCENARIOS["digits"]
+    train, validation, test = (Split(features(part.x), part.y) for part in digits())
+    names = tuple(str(c) for c in range(10))
+    return Scenario("digits", names, train, validation, test, shape.per_experience, shape.batch_size)
+
+
+def encoded(name: str, texts: TextSet, encode: Encode, *, misspelt: float = 0.0, seed: int = 0) -> Scenario:
+    """Encode every part of a text set; see `load`."""
+    shape = SCENARIOS[name]
     place = {label: c for c, label in enumerate(texts.labels)}
 
     def split(rows: Rows, share: float = 0.0) -> Split:
