@@ -67,7 +67,10 @@ WIDER = {
     "continual/encoders.py": {"sentence_transformers"},
     "continual/text_sets.py": {"datasets"},
 }
-IMPORT_NAMES = {"scikit-learn": "sklearn", "sentence-transformers": "sentence_transformers"}  # where a distribution and its module differ
+IMPORT_NAMES = {
+    "scikit-learn": "sklearn",
+    "sentence-transformers": "sentence_transformers",
+}  # where a distribution and its module differ
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "matplotlib", "rich", "jinja2", "safetensors", "transformers", "tyro"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
