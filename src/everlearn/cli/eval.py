@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.options import DeviceName, File, JsonTarget
+from everlearn.cli.options import DeviceName, Encoder, File, JsonTarget
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -33,6 +33,7 @@ class Options:
     """measure the model itself, in bits per byte and perplexity"""
     limit: int = 8192
     """bytes of each document that --ppl reads at most, of at most 16 documents"""
+    encoder: Encoder = None
     device: DeviceName = "auto"
     json: JsonTarget = None
 
@@ -80,7 +81,7 @@ def _labels(options: Options, out: Output) -> dict[str, Any]:
             f"{options.state} holds a classifier; give a .jsonl file with text and label, not {options.path}"
         )
     records = read_records(options.path)
-    classifier, _ = open_classifier(options.state, make=False)
+    classifier, _ = open_classifier(options.state, make=False, encoder=options.encoder)
     right: dict[Any, list[bool]] = {}
     for (_, label), answer in zip(records, classifier.predict([text for text, _ in records]), strict=True):
         right.setdefault(label, []).append(answer == label)
