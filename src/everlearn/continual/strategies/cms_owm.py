@@ -69,10 +69,10 @@ class CMSWithOWM:
         level l follows the gradient of a loss of its own at its clock
 
     The read-out's gradient passes P, the precision of all z so far: a step changes little of what earlier records
-    need. This is orthogonal weight modification (Zeng et al., 2019) with P exact ([NL eq. 47] with P a slower level) and
-    one head for all classes. The levels drift under it, and what P and W know of earlier records grows stale, so they
-    must move slowly. With all levels at eta 0 nothing but the read-out learns: that control, and one pace for all levels
-    at matched rates, belong beside every result. No record is kept and no boundary is needed.
+    need. This is orthogonal weight modification (Zeng et al., 2019) with P exact ([NL eq. 47] with P a slower level)
+    and one head for all classes. The levels drift under it, and what P and W know of earlier records grows stale, so
+    they must move slowly. With all levels at eta 0 nothing but the read-out learns: that control, and one pace for all
+    levels at matched rates, belong beside every result. No record is kept and no boundary is needed.
 
     Args:
         encode: raw records -> features [B, D], not trained.

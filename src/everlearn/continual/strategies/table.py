@@ -21,6 +21,7 @@ from everlearn.continual.strategies.base import (
     as_features,
     linear_head,
     loss_over_batch,
+    loss_over_seen,
     mlp_head,
     squared_error,
 )
@@ -196,7 +197,13 @@ TABLE: dict[str, Row] = {
         lambda s, d, c, seed: PreconditionedHead(
             as_features, d, c, partial(owm, eta=s["eta"], kappa=s["kappa"]), LOSSES[s["loss"]]
         ),
-        grid(loss=["seen", "batch"], eta=[0.01, 0.03, 0.1], kappa=[10.0]),
+        grid(loss=["seen"], eta=[0.1, 0.3, 1.0], kappa=[1.0, 10.0]),
+    ),
+    "owm_exact": Row(
+        lambda s, d, c, seed: PreconditionedHead(
+            as_features, d, c, partial(least_squares, ridge=s["ridge"], eta=s["eta"]), loss_over_seen
+        ),
+        grid(eta=[100.0, 300.0], ridge=[10.0, 30.0, 100.0]),
     ),
     "recursive_ridge": Row(
         lambda s, d, c, seed: PreconditionedHead(
