@@ -112,6 +112,14 @@ def test_sis_penalty_by_hand_and_its_step_counts_no_penalty_into_the_path():
     torch.testing.assert_close(si.path["bias"], torch.tensor([0.0, 0.4, 0.0]))
 
 
+def test_a_weight_whose_way_did_harm_gets_no_spring():
+    si = SI(encode, linear_head(1, 3, 0), 3, SGD, strength=1.0)
+    si.path["bias"] = torch.tensor([0.2, -0.2, 0.0])
+    si.end_of_task()
+    # nothing moved, so the way is zero and the damping .1 stands alone
+    torch.testing.assert_close(si.importance["bias"], torch.tensor([2.0, 0.0, 0.0]))
+
+
 def test_si_without_springs_is_fine_tuning():
     x, y = records()
     one = learned(SI(encode, linear_head(D, C, 0), C, SGD, strength=0.0), x, y)

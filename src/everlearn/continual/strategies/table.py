@@ -1,7 +1,9 @@
 """Every strategy by name: how it is built on features, and the settings among which validation data may choose.
 
 Six settings at most for each, so that none was searched longer than another. A row gets features as they are, of about
-unit size per number, in batches of `BATCH_SIZE`. To add a strategy, write its file and a row here.
+unit size per number, in batches of `BATCH_SIZE`. To add a strategy, write its file and a row here. What needs the texts
+themselves and a pretrained model is not here: `in_context.InContext`, and `cms_encoder.CMSEncoder` on a
+`text_module.TextModule`.
 """
 
 from __future__ import annotations
