@@ -27,7 +27,7 @@ ALLOWED = {
     "layers": "rules memory levels ops",
     "models": "layers memory levels",
     "convert": "models layers memory levels rules",
-    "continual": "models layers memory rules levels",
+    "continual": "models layers memory rules levels ops",
     "learn": "models layers memory levels",
     "evals": "models learn continual optim memory rules levels ops train",
     "train": "models learn continual optim memory rules levels",

@@ -18,7 +18,7 @@ class Strategy(Protocol):
     """A learner of a stream: each batch once, no task id, no boundary.
 
     Attributes:
-        stores_images: whether raw records stay in it after they were learned.
+        stores_images: whether records stay in it, raw or as features, after they were learned.
     """
 
     stores_images: bool

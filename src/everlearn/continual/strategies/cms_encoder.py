@@ -140,9 +140,10 @@ class ResidualMLPs(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.up = nn.ModuleList(nn.Linear(dim, hidden, bias=False) for _ in range(blocks))
-            self.down = nn.ModuleList(nn.Linear(hidden, dim, bias=False) for _ in range(blocks))
-        for layer in self.down:
+            down = [nn.Linear(hidden, dim, bias=False) for _ in range(blocks)]
+        for layer in down:
             nn.init.zeros_(layer.weight)
+        self.down = nn.ModuleList(down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, dim] to [B, dim]."""

@@ -14,6 +14,8 @@ from everlearn.continual.strategies.records import Records, Trainer
 class LogisticRegression:
     """Solve multinomial logistic regression with a ridge on the weights, to convergence, by scikit-learn.
 
+    A fit counts each record as visited once, whatever the solver does inside.
+
     Args:
         num_classes: rows of the answer; those of absent classes are zero.
         strength: C of scikit-learn, the inverse of the ridge, > 0.
@@ -68,10 +70,11 @@ class Joint:
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return the best class seen so far, [B]; what is solved for it depends on the records alone."""
-        if self._model is None:
+        model = self._model
+        if model is None:
             with torch.enable_grad():
-                self._model = self.records.train(self.solve)
-        return best_seen(self._model(self.encode(x)), self.seen)
+                model = self._model = self.records.train(self.solve)
+        return best_seen(model(self.encode(x)), self.seen)
 
     def stores_bytes(self) -> int:
         """Return the bytes of all records; the model follows from them."""

@@ -39,9 +39,10 @@ class Gated(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.dim_out = dim
-        self.gate = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
-        nn.init.zeros_(self.gate[2].weight)
-        nn.init.zeros_(self.gate[2].bias)
+        last = nn.Linear(hidden, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.gate = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), last)
 
     def forward(self, phi: Tensor) -> Tensor:
         """Map [B, dim] to [B, dim]."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from everlearn.continual.strategies.base import Loss, Optimizer, loss_over_seen, tensor_bytes
 
-Model = TypeVar("Model", covariant=True)
+Model = TypeVar("Model", bound=Callable[[Tensor], Tensor], covariant=True)
 
 
 class Solve(Protocol[Model]):

@@ -1,7 +1,9 @@
 """Every strategy by name: how it is built on features, and the settings among which validation data may choose.
 
 Six settings at most for each, so that none was searched longer than another. A row gets features as they are, of about
-unit size per number, in batches of `BATCH_SIZE`. To add a strategy, write its file and a row here.
+unit size per number, in batches of `BATCH_SIZE`. To add a strategy, write its file and a row here. What needs the texts
+themselves and a pretrained model is not here: `in_context.InContext`, and `cms_encoder.CMSEncoder` on a
+`text_module.TextModule`.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from everlearn.continual.strategies.base import (
     as_features,
     linear_head,
     loss_over_batch,
+    loss_over_seen,
     mlp_head,
     squared_error,
 )
 from everlearn.continual.strategies.cms import CMSHead, step_levels
 from everlearn.continual.strategies.cms_encoder import CMSEncoder, ModuleLevels, ResidualMLPs
 from everlearn.continual.strategies.cms_one_rate import one_rate_levels
-from everlearn.continual.strategies.cms_units import CMSUnits, UnitLevels
+from everlearn.continual.strategies.cms_owm import CMSWithOWM, UnitLevels, chain
 from everlearn.continual.strategies.ewc import EWC
 from everlearn.continual.strategies.expandable_head import ExpandableHead
 from everlearn.continual.strategies.fine_tune import FineTune
@@ -48,6 +51,7 @@ from everlearn.continual.strategies.records import Trainer
 from everlearn.continual.strategies.replay import Replay
 from everlearn.continual.strategies.retrain import RetrainEachTask, RetrainEvery
 from everlearn.continual.strategies.si import SI
+from everlearn.layers.cms import CMS
 from everlearn.levels.clock import Level
 from everlearn.memory.precision import PrecisionMemory, lda
 from everlearn.rules import least_squares, owm
@@ -138,15 +142,23 @@ def _cms_encoder(levels: Levels, s: Settings, dim: int, classes: int, seed: int)
     return CMSEncoder(stacked, dim, classes, PrecisionMemory(dim, shrinkage=0.01), readout_lr=s["readout_lr"])
 
 
+def _cms_owm(levels: Levels, s: Settings, dim: int, classes: int, seed: int) -> Strategy:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        cms = CMS(dim, s["hidden"], levels(s["eta"], BATCH_SIZE), chunk_size=BATCH_SIZE)
+    return CMSWithOWM(as_features, cms, chain(cms), dim, classes, ridge=s["ridge"])
+
+
 def _cms_units(levels: Levels, s: Settings, dim: int, classes: int, seed: int) -> Strategy:
     units = UnitLevels(dim, s["units"], levels(s["eta"], BATCH_SIZE), chunk_size=BATCH_SIZE, seed=seed)
-    return CMSUnits(as_features, units, classes, ridge=s["ridge"])
+    return CMSWithOWM(as_features, units, units, units.size, classes, ridge=s["ridge"])
 
 
 HEADS = grid(hidden=[0, 256], lr=[3e-4, 1e-3, 3e-3])
 TRAINED = grid(hidden=[0, 512], lr=[1e-3], epochs=[5, 10, 20])
 CMS_GRID = grid(eta=[1e-4, 3e-4, 1e-3], hidden=[32, 128])
 CMS_ENCODER_GRID = grid(eta=[1e-3, 3e-3, 1e-2], readout_lr=[3e-4, 3e-3], hidden=[64])
+CMS_OWM_GRID = grid(eta=[1e-3, 1e-2], ridge=[10.0, 30.0, 100.0], hidden=[32])
 CMS_UNITS_GRID = grid(eta=[0.003, 0.01, 0.03], ridge=[10.0, 100.0], units=[256])
 
 TABLE: dict[str, Row] = {
@@ -187,7 +199,13 @@ TABLE: dict[str, Row] = {
         lambda s, d, c, seed: PreconditionedHead(
             as_features, d, c, partial(owm, eta=s["eta"], kappa=s["kappa"]), LOSSES[s["loss"]]
         ),
-        grid(loss=["seen", "batch"], eta=[0.01, 0.03, 0.1], kappa=[10.0]),
+        grid(loss=["seen"], eta=[0.1, 0.3, 1.0], kappa=[1.0, 10.0]),
+    ),
+    "owm_exact": Row(
+        lambda s, d, c, seed: PreconditionedHead(
+            as_features, d, c, partial(least_squares, ridge=s["ridge"], eta=s["eta"]), loss_over_seen
+        ),
+        grid(eta=[100.0, 300.0], ridge=[10.0, 30.0, 100.0]),
     ),
     "recursive_ridge": Row(
         lambda s, d, c, seed: PreconditionedHead(
@@ -231,6 +249,8 @@ TABLE: dict[str, Row] = {
     "cms_one_rate": Row(partial(_cms, one_rate_levels), CMS_GRID),
     "cms_encoder": Row(partial(_cms_encoder, step_levels), CMS_ENCODER_GRID),
     "cms_encoder_one_rate": Row(partial(_cms_encoder, one_rate_levels), CMS_ENCODER_GRID),
+    "cms_owm": Row(partial(_cms_owm, step_levels), CMS_OWM_GRID),
+    "cms_owm_one_rate": Row(partial(_cms_owm, one_rate_levels), CMS_OWM_GRID),
     "cms_units": Row(partial(_cms_units, step_levels), CMS_UNITS_GRID),
     "cms_units_one_rate": Row(partial(_cms_units, one_rate_levels), CMS_UNITS_GRID),
     "joint_logistic": Row(

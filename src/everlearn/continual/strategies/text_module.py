@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,12 @@ class TextModule(nn.Module):
         from transformers import AutoModel
 
         super().__init__()
-        self.model, self.tokenizer = load_pretrained(name_or_path, AutoModel, "encoder")
+        model, self.tokenizer = load_pretrained(name_or_path, AutoModel, "encoder")
+        config: Any = model.config
         # no dropout: what a record becomes must not depend on when it is asked
-        self.model.eval()
+        self.model: Any = model.eval()
         self.read, self.layers, self.max_length = read, tuple(layers), max_length
-        self.dim = self.model.config.hidden_size * len(self.layers)
+        self.dim = config.hidden_size * len(self.layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, dim], each layer's part of norm sqrt(hidden_size)."""

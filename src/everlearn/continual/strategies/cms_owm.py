@@ -1,19 +1,22 @@
-"""A CMS of hidden units under an exact read-out: slow levels by gradients, and a memory of inputs that protects."""
+"""A CMS under a read-out that a slow memory of its inputs protects: orthogonal weight modification, exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from everlearn.continual.strategies.base import Encode, Loss, best_seen, loss_over_batch, squared_error, tensor_bytes
+from everlearn.continual.strategies.base import Encode, Loss, best_seen, loss_over_batch, loss_over_seen, tensor_bytes
+from everlearn.layers.cms import CMS
 from everlearn.layers.leveled import LeveledMemory
 from everlearn.levels.clock import Level
 from everlearn.memory.state import LayerState
 from everlearn.rules import Rule, least_squares
 from everlearn.rules.types import Slots
+
+Read = Callable[[Tensor, LayerState], Tensor]
 
 
 class UnitLevels(LeveledMemory):
@@ -59,25 +62,29 @@ class UnitLevels(LeveledMemory):
         return {}
 
 
-class CMSUnits:
-    """Train levels of units by gradients with clocks of their own, read by a head that a slow memory protects.
+class CMSWithOWM:
+    """Train levels by gradients with clocks of their own, under a read-out whose steps a slow memory protects.
 
-        z = levels(phi);   (W, P) <- least_squares(W, dE/dW, z, P),   E = 1/2 |W z - onehot|^2
-        A_l follows the gradient of loss(temperature W z) at its clock
+        z = read(phi);   (W, P) <- least_squares(W, dL/dW, z, P)      L: cross-entropy over all classes seen so far
+        level l follows the gradient of a loss of its own at its clock
 
-    The head's gradient passes P, the precision of all z so far: a step changes nothing that earlier records need (OWM
-    in its exact form, [NL eq. 47] with P a slower level). The levels drift under it, and what P and W know of earlier
-    records then grows stale: so levels must move slowly. With all levels at eta 0 this is recursive ridge regression on
-    random units, RanPAC in another order, bit for bit; that control, and one pace for all levels at matched rates,
-    belong beside every result. No record is kept and no boundary is needed.
+    The read-out's gradient passes P, the precision of all z so far: a step changes little of what earlier records
+    need. This is orthogonal weight modification (Zeng et al., 2019) with P exact ([NL eq. 47] with P a slower level)
+    and one head for all classes. The levels drift under it, and what P and W know of earlier records grows stale, so
+    they must move slowly. With all levels at eta 0 nothing but the read-out learns: that control, and one pace for all
+    levels at matched rates, belong beside every result. No record is kept and no boundary is needed.
 
     Args:
         encode: raw records -> features [B, D], not trained.
-        levels: what is read.
+        levels: what learns below the read-out.
+        read: features and the levels' state -> z [B, size]; `chain(cms)`, or a `UnitLevels` itself.
+        size: of z.
         num_classes: C.
-        ridge: the prior scatter of the read-out, in units of a squared z, > 0.
-        temperature: factor on the answers, which lie near 0 and 1, in the loss of the levels.
-        loss: which classes compete in it.
+        ridge: the prior scatter of z, in units of a squared z, > 0.
+        eta: share of the exact step of the read-out: 1 for `squared_error`, which is then ridge regression; a softmax
+            needs answers far from 0 and 1, and a mean over the batch, so about 100.
+        loss: what the read-out learns by.
+        level_loss: what the levels learn by; classes absent from the batch are left alone by default.
     """
 
     stores_images = False
@@ -85,31 +92,35 @@ class CMSUnits:
     def __init__(
         self,
         encode: Encode,
-        levels: UnitLevels,
+        levels: LeveledMemory,
+        read: Read,
+        size: int,
         num_classes: int,
         *,
         ridge: float,
-        temperature: float = 10.0,
-        loss: Loss = loss_over_batch,
+        eta: float = 100.0,
+        loss: Loss = loss_over_seen,
+        level_loss: Loss = loss_over_batch,
     ) -> None:
-        self.encode, self.levels, self.loss, self.temperature = encode, levels, loss, temperature
+        self.encode, self.levels, self.read = encode, levels, read
+        self.loss, self.level_loss = loss, level_loss
         self.rule: Rule = partial(least_squares, ridge=ridge)
+        self.eta = eta
         self.state = levels.track(None)
-        self.weight = torch.zeros(num_classes, levels.size)
+        self.weight = torch.zeros(num_classes, size)
         self.slots: Slots = {}
         self.seen = torch.zeros(num_classes, dtype=torch.bool)
 
     def observe(self, x: Tensor, y: Tensor) -> None:
-        """Step the head exactly, collect the levels' gradient, and step the levels that are due."""
+        """Step the read-out, collect the levels' gradient, and step the levels that are due."""
         self.seen[y] = True
         state = self.levels.track(self.state)
-        z = self.levels(self.encode(x).detach(), state)
-        weights = list(self.levels.weights(state).values())
-        head = self.weight.detach().requires_grad_()
-        (of_head,) = torch.autograd.grad(squared_error(z.detach() @ head.mT, y, self.seen), [head])
-        loss = self.loss(self.temperature * z @ self.weight.mT, y, self.seen)
-        grads = torch.autograd.grad(loss, weights) if weights else []
-        self.weight, self.slots = self.rule(self.weight, of_head, z.detach(), self.slots, eta=1.0)
+        z = self.read(self.encode(x).detach(), state)
+        weight = self.weight.detach().requires_grad_()
+        (of_weight,) = torch.autograd.grad(self.loss(z.detach() @ weight.mT, y, self.seen), [weight])
+        loss = self.level_loss(z @ self.weight.mT, y, self.seen)
+        grads = torch.autograd.grad(loss, list(self.levels.weights(state).values()))
+        self.weight, self.slots = self.rule(self.weight, of_weight, z.detach(), self.slots, eta=self.eta)
         state = self.levels.accumulate(state, grads, torch.tensor([len(y)]))
         state, _ = self.levels.write(state)
         self.state = LayerState({name: tensor.detach() for name, tensor in state.memory.items()})
@@ -117,8 +128,13 @@ class CMSUnits:
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return the best class seen so far, [B]."""
-        return best_seen(self.levels(self.encode(x), self.state) @ self.weight.mT, self.seen)
+        return best_seen(self.read(self.encode(x), self.state) @ self.weight.mT, self.seen)
 
     def stores_bytes(self) -> int:
-        """Return the bytes of the levels with their gradients and clocks, the head and its precision."""
+        """Return the bytes of the levels with their gradients and clocks, the read-out and its precision."""
         return tensor_bytes([*self.state.memory.values(), self.weight, *self.slots.values()])
+
+
+def chain(cms: CMS) -> Read:
+    """Return how a chain of MLPs is read: z = phi + CMS(phi).  [NL eq. 70, 73]"""
+    return lambda phi, state: phi + cms(phi.unsqueeze(0), state)[0].squeeze(0)
