@@ -468,6 +468,8 @@ def test_retraining_counts_what_all_trainings_cost_and_knows_no_class_before():
     # at 20 and at 40 records, two epochs each
     assert every.records.visits == 2 * (20 + 40)
     every.observe(x[:5], torch.full((5,), 2))
+    # even where the model would say so
+    every.model.bias[2] = 99.0
     assert 2 not in every.predict(x).tolist()
 
 

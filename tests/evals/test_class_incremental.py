@@ -60,6 +60,21 @@ def test_a_strategy_that_knows_one_class_gets_what_that_is_worth(scenario):
     assert json.loads(json.dumps(row)) == row and row["retention"][0] == [1 / 2, None, None]
 
 
+class Asking(Newest):
+    """Answers with the number of the domain that it is told."""
+
+    def predict_in(self, x, domain):
+        return domain
+
+
+def test_only_a_strategy_that_asks_for_domains_is_told_them(scenario):
+    stream = STREAMS["tasks"](scenario, 0)
+    told, other = measure(Asking(), stream, scenario.batch_size), measure(Newest(), stream, scenario.batch_size)
+    right = (stream.test_experience == stream.test.y).double().mean().item()
+    assert told["needs_oracle"] and told["final"] == pytest.approx(right)
+    assert not other["needs_oracle"] and other["final"] == pytest.approx(1 / 6)
+
+
 def test_the_nearest_mean_keeps_what_lies_apart(scenario):
     row = measure(NearestMean(lambda x: x, CLASSES, CLASSES), STREAMS["domains"](scenario, 1), 5)
     assert row["final"] == 1 and row["forgetting"] == 0 and len(row["retention"]) == 2 and not row["needs_boundaries"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from everlearn.continual.metrics import Report, report, run_stream
-from everlearn.continual.strategies.base import Strategy, TakesBoundaries
+from everlearn.continual.strategies.base import AsksForDomain, Strategy, TakesBoundaries
 from everlearn.continual.streams import Stream
 
 Row = dict[str, Any]
@@ -43,9 +43,16 @@ class Stopwatch:
         self.learning += time.process_time() - start
 
     def predict(self, x: Tensor) -> Tensor:
-        """Let it answer."""
+        """Let it answer without an oracle."""
+        return self.predict_in(x, None)
+
+    def predict_in(self, x: Tensor, domain: Tensor | None) -> Tensor:
+        """Let it answer, and tell it the records' domains if it is one that asks for them."""
         start = time.process_time()
-        found = self.strategy.predict(x)
+        if isinstance(self.strategy, AsksForDomain) and domain is not None:
+            found = self.strategy.predict_in(x, domain)
+        else:
+            found = self.strategy.predict(x)
         self.answering += time.process_time() - start
         self.after.append((self.learning, self.strategy.stores_bytes()))
         return found
@@ -66,7 +73,7 @@ def measure(strategy: Strategy, stream: Stream, batch_size: int, *, leaked: tupl
     Returns:
         accuracies as shares: the fields of `metrics.Report`, `task_a` (on the first experience's classes after each),
         `seen` (on all classes so far after each), `final_without_leaks`, `final_macro_without_leaks`; `seconds` and
-        `bytes` after each experience, `answering_seconds`, `stores_records`, `needs_boundaries`.
+        `bytes` after each experience, `answering_seconds`, `stores_records`, `needs_boundaries`, `needs_oracle`.
     """
     watch = Stopwatch(strategy)
     answers = run_stream(watch, stream, batch_size)
@@ -85,6 +92,7 @@ def measure(strategy: Strategy, stream: Stream, batch_size: int, *, leaked: tupl
         "answering_seconds": watch.answering,
         "stores_records": strategy.stores_images,
         "needs_boundaries": isinstance(strategy, TakesBoundaries),
+        "needs_oracle": isinstance(strategy, AsksForDomain),
     }
 
 
