@@ -63,7 +63,7 @@ def test_the_state_does_not_grow_with_the_records():
     before = made.nbytes
     for _ in range(50):
         made.learn(TEXTS, LABELS)
-    assert made.nbytes == before and made.counts == {label: 2 * 51 for label in set(LABELS)}
+    assert made.nbytes == before and made.counts == dict.fromkeys(set(LABELS), 2 * 51)
 
 
 def test_merge_equals_one_classifier_that_saw_everything():
