@@ -387,11 +387,14 @@ def test_a_save_that_is_cut_short_is_never_taken_for_whole(tmp_path, monkeypatch
     def stopped(*_):
         raise KeyboardInterrupt
 
-    for before, reason in ((None, r"replacement\.json is missing"), (first, "are not of one model; copy both from")):
+    for before, reason in (
+        (None, r"replacement\.json is missing"),
+        (first, "are not of one replaced model"),
+    ):
         if before is not None:
             before.save(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("everlearn.convert.hybrid_files.atomic_write", stopped)
+            patch.setattr("everlearn.convert.folder.atomic_write", stopped)
             with pytest.raises(KeyboardInterrupt):
                 second.save(tmp_path)
         with pytest.raises(ValueError, match=reason):
@@ -403,7 +406,7 @@ def test_a_save_that_is_cut_short_is_never_taken_for_whole(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="has format 9, this version reads up to 1; update everlearn"):
         load_replaced(tmp_path)
     file.write_text("{")
-    with pytest.raises(ValueError, match="are not of one model"):
+    with pytest.raises(ValueError, match="are not of one replaced model"):
         load_replaced(tmp_path)
 
 

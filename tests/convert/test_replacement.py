@@ -210,7 +210,7 @@ def test_a_folder_that_is_not_whole_or_was_changed_is_refused(tmp_path):
     hybrid().save(tmp_path)
     file = tmp_path / "replacement.json"
     file.write_text(file.read_text().replace('"gated": false', '"gated": true'))
-    with pytest.raises(ValueError, match="not of one model; copy both from the same folder"):
+    with pytest.raises(ValueError, match="not of one replaced model; copy both from the same folder"):
         load_replaced(tmp_path)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.options import DeviceName, JsonTarget, Seed
+from everlearn.cli.options import DeviceName, File, JsonTarget, Seed
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -34,7 +34,7 @@ class Options:
     """how many tokens an answer may have"""
     temperature: float = 0.0
     """0 takes the likeliest token, 1 samples from the model's own distribution"""
-    base: Path | None = None
+    base: File = None
     """where the base of a converted model is now, if it was moved"""
     device: DeviceName = "auto"
     seed: Seed = 0

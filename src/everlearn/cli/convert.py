@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from everlearn.cli.options import DeviceName, JsonTarget, Seed
+from everlearn.cli.options import DeviceName, JsonTarget, Number, Seed, Whole
 from everlearn.layout import MARKER, REPLACED
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class Options:
     """which matrices learn: all of the MLPs, their last projections, or that of the last layer (small memories)"""
     form: Literal["additive", "low_rank", "chain_zero", "chain_diff", "mean"] = "additive"
     """how a level stands beside the weights; additive costs least"""
-    eta: float | None = None
+    eta: Number = None
     """step size of the fast level; without it what was measured on one small model: 0.9, and 8.1 for last_down"""
     chunk_size: int = 128
     """tokens that share one gradient; 32 learns more and costs more"""
-    window: int | None = None
+    window: Whole = None
     """tokens that the model looks back; without it, the length that it was trained for"""
     calibrate: tuple[Path, ...] = ()
     """validation texts, never those to be measured: find the step size on them"""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.options import DeviceName, JsonTarget
+from everlearn.cli.options import DeviceName, File, JsonTarget
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -26,7 +26,7 @@ class Options:
     """folder of the memory"""
     user: str = "me"
     """whose memory (text only)"""
-    base: Path | None = None
+    base: File = None
     """with --ppl the folder of a trained model, instead of a state; else where the base of a converted model is now, if
     it was moved"""
     ppl: bool = False

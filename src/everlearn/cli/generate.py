@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from everlearn.cli.options import DeviceName, JsonTarget, Seed
+from everlearn.cli.options import DeviceName, File, JsonTarget, Seed, Text
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Options:
     """text to continue, or - for standard input"""
     state: Path = Path("memory")
     """folder of the memories"""
-    user: str | None = None
+    user: Text = None
     """whose memory to use; without it, the model as it was trained"""
     tokens: int = 100
     """how many tokens to add at most"""
     temperature: float = 0.0
     """0 takes the likeliest token, 1 samples from the model's own distribution"""
-    base: Path | None = None
+    base: File = None
     """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     seed: Seed = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.options import DeviceName, JsonTarget, Quick, Seed
+from everlearn.cli.options import DeviceName, File, JsonTarget, Quick, Seed
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -28,7 +28,7 @@ class Options:
     """folder of the memory; made when it is missing"""
     user: str = "me"
     """whose memory learns (text only)"""
-    base: Path | None = None
+    base: File = None
     """folder of the model to begin a new text memory with; without it a small one is trained here, in about a minute.
     Of a converted model: where its base is now, if it was moved"""
     device: DeviceName = "auto"

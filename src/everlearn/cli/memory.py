@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from everlearn.cli.errors import UserError, command
-from everlearn.cli.options import JsonTarget
+from everlearn.cli.options import File, JsonTarget, Text
 from everlearn.layout import USERS
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ class Options:
 
     action: tyro.conf.Positional[Literal["list", "show", "diff", "export", "import", "forget"]]
     """what to do"""
-    file: tyro.conf.Positional[Path | None] = None
+    file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[PATH]", help_behavior_hint="")] = None
     """the file of export and import"""
     state: Path = Path("memory")
     """folder of the memories"""
-    user: str | None = None
+    user: Text = None
     """whose memory"""
-    other: str | None = None
+    other: Text = None
     """diff: the user to compare with; without it, the model as trained"""
-    document: str | None = None
+    document: Text = None
     """forget and diff: one document, by the name that show gives"""
     replace: bool = False
     """export and import: write over what is there"""
-    base: Path | None = None
+    base: File = None
     """where the base of a converted model is now, if it was moved"""
     json: JsonTarget = None
 

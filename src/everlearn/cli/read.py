@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from everlearn.cli.options import DeviceName, JsonTarget, Quick, Seed
+from everlearn.cli.options import DeviceName, File, JsonTarget, Quick, Seed
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Options:
     """folder of the memories; made when it is missing"""
     user: str = "me"
     """whose memory learns"""
-    base: Path | None = None
+    base: File = None
     """folder of the model to begin a new state with; without it a small one is trained here, in about a minute. Of a
     converted model: where its base is now, if it was moved"""
-    guard: Path | None = None
+    guard: File = None
     """a general text that must stay readable: what a document taught is shrunk, or taken back, where this text costs
     more than 0.05 bits per byte above the model as trained"""
     device: DeviceName = "auto"

@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from everlearn.cli.options import DeviceName, JsonTarget
+from everlearn.cli.options import DeviceName, File, JsonTarget, Text
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Options:
     """text files (UTF-8), or folders of them"""
     state: Path = Path("memory")
     """folder of the memories"""
-    user: str | None = None
+    user: Text = None
     """whose memory to use; without it, the model as it was trained"""
-    base: Path | None = None
+    base: File = None
     """folder of a trained model, to use it without a state; or where the base of a converted one is now, if it moved"""
     device: DeviceName = "auto"
     json: JsonTarget = None

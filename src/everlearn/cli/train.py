@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from everlearn.cli.options import DeviceName, JsonTarget, Seed
+from everlearn.cli.options import DeviceName, JsonTarget, Number, Seed, Whole
 
 if TYPE_CHECKING:
     from everlearn.train import Processes, Progress, RunConfig
@@ -28,29 +28,29 @@ class Options:
     """preset: transformer++, delta_net, gated_delta_net, hope_attention, ..."""
     size: str = "tiny"
     """tiny (1M parameters), small (30M), 340M, 760M, 1.3B"""
-    data: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
+    data: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...", help_behavior_hint="")] = ()
     """text files (UTF-8, or packed as .gz), or folders of them"""
     out: Path = Path("run")
     """folder of the run, and afterwards of the model; made when it is missing"""
     attention: int = 0
     """blocks that have attention instead of the model's own mixer, spread evenly; 0 leaves the preset as it is"""
-    vocab: int | None = None
+    vocab: Whole = None
     """tokens of a vocabulary that is learned from the text; without it, and without one in the recipe, bytes"""
-    steps: int | None = None
+    steps: Whole = None
     """optimizer steps"""
-    batch_size: int | None = None
+    batch_size: Whole = None
     """windows that one step reads"""
-    length: int | None = None
+    length: Whole = None
     """tokens of a window"""
     accumulate: int = 1
     """parts in which the windows of a step are computed, to save memory"""
-    lr: float | None = None
+    lr: Number = None
     """rate of Muon, for the matrices of the blocks"""
-    adamw_lr: float | None = None
+    adamw_lr: Number = None
     """rate of AdamW, for everything else"""
-    warmup: int | None = None
+    warmup: Whole = None
     """steps in which the rates rise"""
-    clip: float | None = None
+    clip: Number = None
     """bound on the norm of the gradient"""
     carry: bool = False
     """read documents in order and carry the state from segment to segment, where it has a fixed size"""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from everlearn.convert.config import StackConfig
 from everlearn.convert.families import Matrix, is_matrix, shape_of
+from everlearn.convert.folder import Folder
 from everlearn.convert.in_place import places
-from everlearn.memory.codec import from_tensors, load_tensors, raw_bytes, save_tensors, to_tensors
-from everlearn.memory.files import atomic_write
+from everlearn.memory.codec import from_tensors, raw_bytes, to_tensors
 from everlearn.memory.state import ModelState
 
 CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
-FORMAT = 1
+FOLDER = Folder("adapter", "save_adapter", CONFIG, WEIGHTS)
 # what a config says of where a model came from and how it is run, and not of what it computes
 INCIDENTAL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 
@@ -61,9 +61,7 @@ def save(
         "config": config.to_dict(),
         "matrices": [[m.name, m.out_features, m.in_features] for m in matrices],
     }
-    save_tensors(folder / WEIGHTS, tensors, meta)
-    # written last: a folder with this file is whole
-    atomic_write(folder / CONFIG, json.dumps({"format": FORMAT, **meta}, indent=2).encode())
+    FOLDER.save(folder, tensors, meta)
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], ModelState | None]:
@@ -76,19 +74,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], ModelState | 
     Raises:
         ValueError: no adapter there, or one that is not whole, was changed, or is of a newer format.
     """
-    folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no adapter ({name} is missing); give a folder that save_adapter wrote")
-    tensors, meta = load_tensors(folder / WEIGHTS)
-    try:
-        shown = json.loads((folder / CONFIG).read_text())
-    except ValueError:
-        shown = None
-    if isinstance(shown, dict) and isinstance(shown.get("format"), int) and shown["format"] > FORMAT:
-        raise ValueError(f"{folder} has format {shown['format']}, this version reads up to {FORMAT}; update everlearn")
-    if shown != {"format": FORMAT, **meta}:
-        raise ValueError(f"{folder / CONFIG} and {WEIGHTS} are not of one adapter; copy both from the same folder")
+    tensors, meta = FOLDER.load(Path(folder))
     parts: dict[str, dict[str, Tensor]] = {"start": {}, "state": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")

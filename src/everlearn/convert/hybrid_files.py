@@ -9,12 +9,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from everlearn.convert.adapter import base_hash
+from everlearn.convert.folder import Folder
 from everlearn.convert.replace_config import ReplaceConfig
-from everlearn.memory.codec import digest, load_tensors, save_tensors
-from everlearn.memory.files import atomic_write
+from everlearn.memory.codec import digest
 
-CONFIG, WEIGHTS = "replacement.json", "replacement.safetensors"
-FORMAT = 1
+FOLDER = Folder("replaced model", "save()", "replacement.json", "replacement.safetensors")
 
 
 def fingerprint(base: nn.Module, config: ReplaceConfig) -> str:
@@ -40,9 +39,7 @@ def save(folder: Path | str, base: nn.Module, tokenizer: Any, config: ReplaceCon
         "dtype": str(own.get_input_embeddings().weight.dtype).removeprefix("torch."),
         "tokenizer": tokenizer is not None,
     }
-    save_tensors(folder / WEIGHTS, _untied(base), meta)
-    # written last: a folder with this file is whole
-    atomic_write(folder / CONFIG, json.dumps({"format": FORMAT, **meta}, indent=2).encode())
+    FOLDER.save(folder, _untied(base), meta)
 
 
 def load(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,20 +48,7 @@ def load(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: no hybrid there, or one that is not whole, was changed, or is of a newer format.
     """
-    folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no replaced model ({name} is missing); give a folder that save() wrote")
-    tensors, meta = load_tensors(folder / WEIGHTS)
-    try:
-        shown = json.loads((folder / CONFIG).read_text())
-    except ValueError:
-        shown = None
-    if isinstance(shown, dict) and isinstance(shown.get("format"), int) and shown["format"] > FORMAT:
-        raise ValueError(f"{folder} has format {shown['format']}, this version reads up to {FORMAT}; update everlearn")
-    if shown != {"format": FORMAT, **meta}:
-        raise ValueError(f"{folder / CONFIG} and {WEIGHTS} are not of one model; copy both from the same folder")
-    return tensors, meta
+    return FOLDER.load(Path(folder))
 
 
 def _untied(base: nn.Module) -> dict[str, Tensor]:

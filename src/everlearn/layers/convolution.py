@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everlearn.levels.component import TOKENS, Component
+
 
 def convolve(inputs: Tensor, kernel: Tensor, tail: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mix each channel over the last tokens and apply SiLU.
@@ -32,3 +34,18 @@ def convolve(inputs: Tensor, kernel: Tensor, tail: Tensor | None, mask: Tensor |
     # a row's tail ends at its own last real token
     index = mask.sum(1)[:, None, None] + torch.arange(reach, device=inputs.device)[:, None]
     return F.silu(mixed), inputs.take_along_dim(index, 1)
+
+
+def window_component(kernel: Tensor) -> Component:
+    """Return the inputs that a convolution with this kernel, [width, C], carries, as `describe` shows them."""
+    reach = len(kernel) - 1
+    return Component(
+        name="conv",
+        kind="convolution window",
+        update_period=1,
+        unit=TOKENS,
+        state_bytes=reach * kernel.shape[1] * kernel.element_size(),
+        rule=f"keep the last {reach} tokens",
+        context_flow="tokens of the row",
+        conditioned_on=("qkv",),
+    )

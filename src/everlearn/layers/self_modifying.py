@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from everlearn.layers.convolution import convolve
+from everlearn.layers.convolution import convolve, window_component
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, Tensors, where_rows
@@ -207,15 +207,6 @@ class SelfModifyingTitans(nn.Module):
             )
             found.append(memory)
             starts.append(Component(name=name, kind="learned start", owns=(f"init.{name}",)))
-        tail = Component(
-            name="conv",
-            kind="convolution window",
-            update_period=1,
-            unit=TOKENS,
-            state_bytes=(self.conv_width - 1) * self.conv.shape[1] * self.conv.element_size(),
-            rule=f"keep the last {self.conv_width - 1} tokens",
-            context_flow="tokens of the row",
-            conditioned_on=("qkv",),
-        )
+        tail = window_component(self.conv)
         own = ("qkv", "conv", "gates", "gate_bias", "norm", "out")
         return [*found, tail, *starts, Component(name="", kind="projections", owns=own)]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everlearn.layers.affine import affine_in
-from everlearn.layers.convolution import convolve
+from everlearn.layers.convolution import convolve, window_component
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
 from everlearn.memory.state import LayerState, Tensors, where_rows
@@ -225,16 +225,7 @@ class TitansMemory(nn.Module):
             start_from=("init_weights",) if self.depth > 1 else (),
             conditioned_on=("qkv", "conv", "gates"),
         )
-        tail = Component(
-            name="conv",
-            kind="convolution window",
-            update_period=1,
-            unit=TOKENS,
-            state_bytes=(self.conv_width - 1) * self.conv.shape[1] * self.conv.element_size(),
-            rule=f"keep the last {self.conv_width - 1} tokens",
-            context_flow="tokens of the row",
-            conditioned_on=("qkv",),
-        )
+        tail = window_component(self.conv)
         own = ("qkv", "conv", "gates", "norm", "out", *(["init_weights"] if self.depth > 1 else []))
         return [memory, tail, Component(name="", kind="projections", owns=own)]
 

@@ -20,10 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from everlearn.evals.speed.rounds import interleave
 from everlearn.ops.delta_rule import delta_rule
+from everlearn.ops.self_modifying import Readouts, SelfModifyingRule, fresh_state, self_modifying
 
 Product = tuple[int, int, int, int]  # batch, m, k, n of [batch, m, k] @ [batch, k, n]
 aten = torch.ops.aten
-OPERANDS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.baddbmm: 1}  # where the two factors begin
+# where the two factors begin
+OPERANDS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1, aten.baddbmm_: 1}
 
 
 class Products(TorchDispatchMode):
@@ -130,6 +132,44 @@ def delta_run(
 
     def run() -> None:
         y, _ = delta_rule(*inputs, decay_first=decay_first, block_size=block_size)
+        torch.autograd.grad(y.sum(), inputs)
+
+    return run
+
+
+def self_modifying_run(
+    rows: int,
+    length: int,
+    heads: int,
+    dim: int,
+    device: torch.device,
+    *,
+    chunk_size: int = 16,
+    hidden_dim: int | None = None,
+) -> Callable[[], None]:
+    """Return self-modifying memories, forward and backward to all their inputs.
+
+    Args:
+        rows, length, heads, dim, device: see `delta_run`.
+        chunk_size: see `SelfModifyingRule`.
+        hidden_dim: of MLPs; None for matrices.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(*shape, generator=generator)).to(device).requires_grad_()
+
+    q, k, v = (draw(rows, length, heads, dim) for _ in range(3))
+    # most is kept, as in a layer before training
+    keep = torch.full((heads,), 4.0, device=device, requires_grad=True)
+    readouts = Readouts(draw(heads, dim), draw(heads), draw(heads, dim, scale=0.1), keep)
+    shapes = [(dim, dim)] if hidden_dim is None else [(dim, hidden_dim), (hidden_dim, dim)]
+    init = tuple(draw(heads, 5, *shape, scale=0.02) for shape in shapes)
+    rule = SelfModifyingRule(chunk_size=chunk_size, implicit=hidden_dim is not None)
+    inputs = [q, k, v, *readouts, *init]
+
+    def run() -> None:
+        y, _ = self_modifying(q, k, v, readouts, fresh_state(init, rows, rule), rule=rule)
         torch.autograd.grad(y.sum(), inputs)
 
     return run

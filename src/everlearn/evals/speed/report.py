@@ -13,7 +13,7 @@ import torch
 from everlearn.evals.speed import work
 from everlearn.evals.speed.footprint import Step, peak_bytes
 from everlearn.evals.speed.peers import Layers, beside_titans_pytorch, installed, mixer, mixer_step
-from everlearn.evals.speed.products import Bound, against_products, delta_run
+from everlearn.evals.speed.products import Bound, against_products, delta_run, self_modifying_run
 from everlearn.evals.speed.rounds import Ratio, Run, interleave
 from everlearn.evals.speed.subjects import BASELINE, Sizes, subject, tokens
 from everlearn.models import Decoder
@@ -171,9 +171,14 @@ def _decode(
 
 
 def _ops(models: dict[str, Decoder], sizes: Sizes, device: torch.device) -> dict[str, Run]:
-    """Return the delta rule alone, and the mixer of every preset that has one of its own."""
-    op = partial(delta_run, sizes.rows, sizes.length, sizes.num_heads, sizes.dim // sizes.num_heads, device)
-    runs: dict[str, Run] = {"delta rule": op(), "gated delta rule": op(decay_first=True)}
+    """Return the ops alone, and the mixer of every preset that has one of its own."""
+    dim = sizes.dim // sizes.num_heads
+    shape = (sizes.rows, sizes.length, sizes.num_heads, dim, device)
+    runs: dict[str, Run] = {"delta rule": delta_run(*shape), "gated delta rule": delta_run(*shape, decay_first=True)}
+    for chunk in (16, 64):
+        words = f"in chunks of {chunk}"
+        runs[f"self-modifying matrices, {words}"] = self_modifying_run(*shape, chunk_size=chunk)
+        runs[f"self-modifying MLPs, {words}"] = self_modifying_run(*shape, chunk_size=chunk, hidden_dim=dim)
     plain = models[BASELINE].config.mixer
     for name, model in models.items():
         if model.config.mixer != plain:

@@ -11,6 +11,7 @@ from everlearn.ops.self_modifying import adjoint
 from everlearn.ops.self_modifying.adjoint import Gates
 from everlearn.ops.self_modifying.piece import Tokens
 from everlearn.ops.self_modifying.rule import DOT, MAIN, Readouts, SelfModifyingRule, Weights
+from everlearn.ops.unit import unit
 
 
 class Made(NamedTuple):
@@ -62,9 +63,25 @@ class MatrixKernel:
         writes = inverse @ (gates.eta * missing)
         start = tokens.q @ now[:, MAIN].mT
         main = writes.unflatten(-1, now.shape[1:3])[:, :, MAIN]
-        y = torch.baddbmm(torch.addcmul(tokens.q, gates.before, start), reads * gates.within, main)
-        after = torch.baddbmm(gates.whole * now.flatten(1, 2), (gates.to_end * writes).mT, k)
+        y = torch.addcmul(tokens.q, gates.before, start).baddbmm_(reads * gates.within, main)
+        after = (gates.whole * now.flatten(1, 2)).baddbmm_((gates.to_end * writes).mT, k)
         return y, (after.view_as(now),), Trace(made, held, missing, gram, inverse, writes, reads, start)
+
+    @staticmethod
+    def one_token(tokens: Tokens, readouts: Readouts, weights: Weights, boundary: Weights) -> tuple[Tensor, Weights]:
+        """Return what `forward` does for pieces of one token, without the algebra of a block and without a trace."""
+        (now,), (then,) = weights, boundary
+        k = unit(torch.baddbmm(tokens.k_in, tokens.k_in, then[:, 0].mT))
+        v = unit(torch.baddbmm(tokens.v_in, tokens.v_in, then[:, 1].mT))
+        rate, alpha = torch.sigmoid(_logits(tokens, readouts, then)[1]).split(1, -1)
+        eta = (1 + alpha) * rate
+        if tokens.live is not None:
+            real = tokens.live.unsqueeze(-1)
+            eta, alpha = eta * real, torch.where(real > 0, alpha, 1.0)
+        value = unit((v @ then.flatten(1, 2).mT).unflatten(-1, then.shape[1:3]) + v.unsqueeze(2))
+        write = eta * (value.flatten(2) - k @ now.flatten(1, 2).mT)
+        y = torch.baddbmm(tokens.q, tokens.q, now[:, MAIN].mT)
+        return y, ((alpha * now.flatten(1, 2)).baddbmm_(write.mT, k).view_as(now),)
 
     @staticmethod
     def backward(
@@ -90,8 +107,8 @@ class MatrixKernel:
         d_writes.unflatten(-1, now.shape[1:3])[:, :, MAIN] += (t.reads * gates.within).mT @ d_y
         d_before = (d_y * t.start).sum(-1, keepdim=True)
         d_start = gates.before * d_y
-        d_q = d_y + torch.baddbmm(d_start @ now[:, MAIN], d_reads, k)
-        d_k = torch.baddbmm(d_k, d_reads.mT, q)
+        d_q = d_y + (d_start @ now[:, MAIN]).baddbmm_(d_reads, k)
+        d_k.baddbmm_(d_reads.mT, q)
 
         # the system that the writes solve
         d_right = t.inverse.mT @ d_writes
@@ -103,8 +120,8 @@ class MatrixKernel:
         d_missing = gates.eta * d_right
         d_before = d_before - (d_missing * t.held).sum(-1, keepdim=True)
         d_held = -gates.before * d_missing
-        d_k = torch.baddbmm(torch.baddbmm(d_k, d_gram + d_gram.mT, k), d_held, flat)
-        d_now = torch.baddbmm(d_now, d_held.mT, k).view_as(now)
+        d_k.baddbmm_(d_gram + d_gram.mT, k).baddbmm_(d_held, flat)
+        d_now = d_now.baddbmm_(d_held.mT, k).view_as(now)
         d_now[:, MAIN] += d_start.mT @ q
 
         d_kept = adjoint.gather_kept(d_before, d_within, d_to_end, d_whole)
@@ -119,11 +136,17 @@ def _generate(tokens: Tokens, readouts: Readouts, then: Tensor) -> Made:
     """Ask the boundary for keys, values and gates, and every memory for the value of its own."""
     k, k_scale = adjoint.unit_and_scale(torch.baddbmm(tokens.k_in, tokens.k_in, then[:, 0].mT))
     v, v_scale = adjoint.unit_and_scale(torch.baddbmm(tokens.v_in, tokens.v_in, then[:, 1].mT))
-    vectors, biases = adjoint.both_gates(readouts)
-    readers = (vectors + (vectors.unsqueeze(-2) @ then[:, 2:4]).squeeze(-2)).mT
-    gates = adjoint.gates(torch.baddbmm(biases, tokens.k_in, readers), tokens.live)
+    readers, logits = _logits(tokens, readouts, then)
+    gates = adjoint.gates(logits, tokens.live)
     answers = (v @ then.flatten(1, 2).mT).unflatten(-1, then.shape[1:3])
     return Made(readers, gates, k, k_scale, v, v_scale, *adjoint.unit_and_scale(answers + v.unsqueeze(2)))
+
+
+def _logits(tokens: Tokens, readouts: Readouts, then: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what k_in is multiplied with for both gates, [G, D, 2], and their logits, [G, C, 2]."""
+    vectors, biases = adjoint.both_gates(readouts)
+    readers = (vectors + (vectors.unsqueeze(-2) @ then[:, 2:4]).squeeze(-2)).mT
+    return readers, torch.baddbmm(biases, tokens.k_in, readers)
 
 
 def _generate_backward(
@@ -132,7 +155,7 @@ def _generate_backward(
     """Return the gradients by k_in, v_in, the readouts and the boundary."""
     x, v = tokens.k_in, made.v
     d_answers = adjoint.unit_backward(d_value, made.value, made.value_scale)
-    d_v = torch.baddbmm(d_answers.sum(2), d_answers.flatten(2), then.flatten(1, 2))
+    d_v = d_answers.sum(2).baddbmm_(d_answers.flatten(2), then.flatten(1, 2))
     d_v = adjoint.unit_backward(d_v, v, made.v_scale)
     d_k = adjoint.unit_backward(d_k, made.k, made.k_scale)
     d_then = (d_answers.flatten(2).mT @ v).view_as(then)
@@ -142,5 +165,5 @@ def _generate_backward(
     d_readers = d_logits.mT @ x  # [G, 2, D]
     d_then[:, 2:4] += vectors.unsqueeze(-1) * d_readers.unsqueeze(-2)
     d_vectors = d_readers + (then[:, 2:4] @ d_readers.unsqueeze(-1)).squeeze(-1)
-    d_x = torch.baddbmm(torch.baddbmm(d_k, d_k, then[:, 0]), d_logits, made.readers.mT)
+    d_x = torch.baddbmm(d_k, d_k, then[:, 0]).baddbmm_(d_logits, made.readers.mT)
     return d_x, torch.baddbmm(d_v, d_v, then[:, 1]), adjoint.readout_gradients(d_vectors, d_logits), d_then

@@ -96,6 +96,11 @@ class MLPKernel:
         return y, (after1, after2.view_as(w2)), trace
 
     @staticmethod
+    def one_token(tokens: Tokens, readouts: Readouts, weights: Weights, boundary: Weights) -> tuple[Tensor, Weights]:
+        """Return what `forward` does for pieces of one token, without its trace."""
+        return MLPKernel.forward(tokens, readouts, weights, boundary)[:2]
+
+    @staticmethod
     def backward(
         tokens: Tokens, readouts: Readouts, weights: Weights, boundary: Weights, t: Trace, d_y: Tensor, d_after: Weights
     ) -> tuple[Tensor, Tensor, Tensor, Readouts, Weights, Weights]:

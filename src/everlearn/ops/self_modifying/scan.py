@@ -29,6 +29,11 @@ class Kernel(Protocol):
         ...
 
     @staticmethod
+    def one_token(tokens: Tokens, readouts: Readouts, weights: Weights, boundary: Weights) -> tuple[Tensor, Weights]:
+        """Return y and the weights after pieces of one token, for decoding: no gradient is asked for."""
+        ...
+
+    @staticmethod
     def backward(
         tokens: Tokens, readouts: Readouts, weights: Weights, boundary: Weights, t: Any, d_y: Tensor, d_after: Weights
     ) -> tuple[Tensor, Tensor, Tensor, Readouts, Weights, Weights]:
@@ -70,6 +75,9 @@ def scan(
         return differentiable(tokens, readouts, weights, boundary, momentum, anchor, pieces, rule)
     leaves = (*tokens[:3], *readouts, *weights, *boundary)
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in leaves)):
+        if tokens.q.shape[1] == 1:
+            y, weights = kernel.one_token(tokens, readouts, weights, boundary)
+            return y, weights, renew(boundary, weights, pieces[0]), ()
         y, weights, boundary, _ = _run(kernel, tokens, readouts, weights, boundary, pieces)
         return y, weights, boundary, ()
     count = len(weights)
