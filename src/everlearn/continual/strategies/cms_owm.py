@@ -82,7 +82,7 @@ class CMSWithOWM:
         num_classes: C.
         ridge: the prior scatter of z, in units of a squared z, > 0.
         eta: share of the exact step of the read-out: 1 for `squared_error`, which is then ridge regression; a softmax
-            needs answers far from 0 and 1, and a mean over the batch, so about 100.
+            needs answers far from 0 and 1, and a mean over the batch, so about 200.
         loss: what the read-out learns by.
         level_loss: what the levels learn by; classes absent from the batch are left alone by default.
     """
@@ -98,7 +98,7 @@ class CMSWithOWM:
         num_classes: int,
         *,
         ridge: float,
-        eta: float = 100.0,
+        eta: float = 200.0,
         loss: Loss = loss_over_seen,
         level_loss: Loss = loss_over_batch,
     ) -> None:

@@ -17,7 +17,7 @@ class PreconditionedHead:
     With `rules.owm` it is orthogonal weight modification (Zeng et al., 2019): the gradient of any loss, projected away
     from the span of earlier features. With `rules.least_squares` and `squared_error` it is recursive least squares and
     W is the ridge regression on all records so far, exactly and in any order; with a softmax over the classes seen so
-    far it is OWM whose P is exact, and eta is about 100, since a softmax has answers far from 0 and 1 to reach. Kept
+    far it is OWM whose P is exact, and eta is about 200, since a softmax has answers far from 0 and 1 to reach. Kept
     are W and the rule's slots, some D x D matrices; there is no record and no boundary. Features are read as they are,
     without intercept.
 

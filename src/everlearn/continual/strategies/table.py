@@ -158,8 +158,8 @@ HEADS = grid(hidden=[0, 256], lr=[3e-4, 1e-3, 3e-3])
 TRAINED = grid(hidden=[0, 512], lr=[1e-3], epochs=[5, 10, 20])
 CMS_GRID = grid(eta=[1e-4, 3e-4, 1e-3], hidden=[32, 128])
 CMS_ENCODER_GRID = grid(eta=[1e-3, 3e-3, 1e-2], readout_lr=[3e-4, 3e-3], hidden=[64])
-CMS_OWM_GRID = grid(eta=[1e-3, 1e-2], ridge=[10.0, 30.0, 100.0], hidden=[32])
-CMS_UNITS_GRID = grid(eta=[0.003, 0.01, 0.03], ridge=[10.0, 100.0], units=[256])
+CMS_OWM_GRID = grid(eta=[3e-4, 1e-3], ridge=[30.0, 100.0, 300.0], hidden=[32])
+CMS_UNITS_GRID = grid(eta=[3e-4, 1e-3, 3e-3], ridge=[30.0, 100.0], units=[256])
 
 TABLE: dict[str, Row] = {
     "fine_tune": Row(lambda s, d, c, seed: FineTune(as_features, _head(s, d, c, seed), c, _sgd(s)), HEADS),
@@ -205,7 +205,7 @@ TABLE: dict[str, Row] = {
         lambda s, d, c, seed: PreconditionedHead(
             as_features, d, c, partial(least_squares, ridge=s["ridge"], eta=s["eta"]), loss_over_seen
         ),
-        grid(eta=[100.0, 300.0], ridge=[10.0, 30.0, 100.0]),
+        grid(eta=[100.0, 200.0], ridge=[30.0, 100.0, 300.0]),
     ),
     "recursive_ridge": Row(
         lambda s, d, c, seed: PreconditionedHead(
