@@ -40,7 +40,7 @@ class Options:
     strategies: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """classes: names of strategies, or all; a quick choice of each family when left out"""
     stream: str = "tasks"
-    """classes: tasks, domains, single, uneven, returning, repeats, wrong-10, wrong-20 or epochs-5"""
+    """classes: tasks, domains, single, joint, uneven, returning, repeats, wrong-10, wrong-20 or epochs-5"""
     misspelt: float = 0.0
     """texts: share of the training texts that get a typing error"""
     seeds: int = 3

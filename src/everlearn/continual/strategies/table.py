@@ -224,7 +224,7 @@ TABLE: dict[str, Row] = {
     ),
     "relu_lda": Row(
         lambda s, d, c, seed: ranpac(as_features, d, **s, readout=lda, seed=seed),
-        grid(features=[1000, 2000], shrinkage=[0.003, 0.01, 0.03]),
+        grid(features=[2000, 4000], shrinkage=[0.003, 0.01, 0.03]),
     ),
     "klda": Row(
         lambda s, d, c, seed: klda(

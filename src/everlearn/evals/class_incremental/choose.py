@@ -44,7 +44,9 @@ def choose(
         ValueError: there are no validation records.
     """
     chosen_on = scenario.for_choosing()
-    jobs = [Job(name, settings, stream, SEARCH_SEED) for name in strategies for settings in candidates(name)]
+    # the probe is trained on all records at once, and forgets nothing while it is chosen
+    streams = {name: "joint" if name == FLOOR else stream for name in strategies}
+    jobs = [Job(name, settings, streams[name], SEARCH_SEED) for name in strategies for settings in candidates(name)]
     named = f"validation {fingerprint}"
     rows = run_jobs(jobs, chosen_on, folder, fingerprint=named, workers=workers, on_row=on_row)
     found: dict[str, list[tuple[Mapping[str, Any], float]]] = {name: [] for name in strategies}

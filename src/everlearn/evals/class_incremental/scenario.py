@@ -82,11 +82,17 @@ def single(scenario: Scenario, seed: int) -> Stream:
     return class_incremental(scenario.train, scenario.test, 1, seed)
 
 
+def joint(scenario: Scenario, seed: int) -> Stream:
+    """Return all classes at once, shuffled."""
+    return class_incremental(scenario.train, scenario.test, len(scenario.labels), seed)
+
+
 # what the command line can ask for
 STREAMS: dict[str, Callable[[Scenario, int], Stream]] = {
     "tasks": tasks,
     "domains": domains,
     "single": single,
+    "joint": joint,
     "uneven": lambda scenario, seed: uneven(scenario.train, scenario.test, 7, seed),
     "returning": lambda scenario, seed: returning(tasks(scenario, seed), 0.3, seed),
     "repeats": lambda scenario, seed: repeats(tasks(scenario, seed), 0.3, seed),
