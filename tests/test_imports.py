@@ -29,7 +29,7 @@ ALLOWED = {
     "learn": "models layers memory levels",
     "evals": "models learn continual optim memory rules levels ops train",
     "train": "models learn continual optim memory rules levels",
-    "recipes": "train models convert learn continual evals optim levels",
+    "recipes": "train models convert learn continual evals optim rules memory levels",
     "store": "memory levels",
     "serve": "learn continual store",
     "device": "",
