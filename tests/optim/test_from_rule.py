@@ -163,7 +163,7 @@ def test_a_shared_weight_collects_the_inputs_of_both_layers():
 
 def test_what_cannot_work_is_refused():
     layer = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match=r"lr -1.0 is not a step size"):
+    with pytest.raises(ValueError, match=r"lr is -1.0; it must be a finite number >= 0"):
         FromRule(layer.parameters(), gd, lr=-1.0)
     with pytest.raises(ValueError, match="keep the weights in float32"):
         FromRule(nn.Linear(3, 2).bfloat16().parameters(), gd, lr=0.1)

@@ -1,6 +1,25 @@
 """Rules as optimizers: thin shells with no mathematics of their own."""
 
+from everlearn.optim.base import RuleOptimizer
+from everlearn.optim.deep_momentum import DeepMomentum
+from everlearn.optim.delta_momentum import DeltaMomentum
 from everlearn.optim.from_rule import FromRule
+from everlearn.optim.groups import groups
 from everlearn.optim.inputs import Inputs, capture
+from everlearn.optim.m3 import M3
+from everlearn.optim.momentum import Momentum, PreconditionedMomentum
+from everlearn.optim.muon import Muon
 
-__all__ = ["FromRule", "Inputs", "capture"]
+__all__ = [
+    "M3",
+    "DeepMomentum",
+    "DeltaMomentum",
+    "FromRule",
+    "Inputs",
+    "Momentum",
+    "Muon",
+    "PreconditionedMomentum",
+    "RuleOptimizer",
+    "capture",
+    "groups",
+]
