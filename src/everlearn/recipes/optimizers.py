@@ -84,6 +84,20 @@ OPTIMIZERS: dict[str, Build] = {
     "m3_fast": partial(of_matrices, partial(M3, alpha=0.0)),
 }
 
+# the rate of each on the digits, from the search of `benchmarks/optimizers.py`; another problem asks for another
+LRS: dict[str, float] = {
+    "adamw": 4e-3,
+    "momentum": 0.4,
+    "preconditioned": 4e-3,
+    "delta": 0.4,
+    "delta_scaled": 4e-3,
+    "deep": 4e-3,
+    "dgd_adamw": 4e-3,
+    "muon": 4e-3,
+    "m3": 4e-3,
+    "m3_fast": 4e-3,
+}
+
 
 def build(name: str, model: nn.Module, rates: Rates) -> Optimizer:
     """Build an optimizer by its name.
