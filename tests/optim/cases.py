@@ -40,6 +40,17 @@ def scheduled(params: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
     return optim.M3(params, lr, alpha=lambda step: min(0.3, 0.02 * step), slow_period=4, **options)
 
 
+def decaying(params: Any, lr: float, *, inputs: optim.Inputs, **options: Any) -> torch.optim.Optimizer:
+    """Make a momentum with a small decay along the inputs."""
+    return optim.DGD(optim.Momentum(params, lr, **options), inputs, rho=0.01)
+
+
+def clocked(params: Any, lr: float, **options: Any) -> torch.optim.Optimizer:
+    """Make a momentum whose last group, where there are two, steps every other step."""
+    inner = optim.Momentum(params, lr, **options)
+    return optim.Clocked(inner, [1, 2][: len(inner.param_groups)])
+
+
 CASES = {
     "momentum": Case(optim.Momentum, 0.3, rules.momentum, any_shape=True),
     "momentum_sum": Case(
@@ -58,7 +69,11 @@ CASES = {
     "from_rule": Case(
         lambda params, lr, **options: optim.FromRule(params, rules.adam, lr, **options), 0.1, rules.adam, size=True
     ),
-    "owm": Case(
+    "owm": Case(optim.OWM, 1.0, rules.owm, inputs=True),
+    "owm_low_rank": Case(partial(optim.OWM, rank=4), 1.0, inputs=True),
+    "dgd": Case(decaying, 0.3, inputs=True),
+    "clocked": Case(clocked, 0.3, any_shape=True),
+    "from_rule_with_inputs": Case(
         lambda params, lr, **options: optim.FromRule(params, rules.owm, lr, **options), 1.0, rules.owm, inputs=True
     ),
 }

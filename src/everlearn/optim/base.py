@@ -30,6 +30,10 @@ class Keys(Protocol):
         """Return the key of a parameter for its rule, or None where nothing was seen."""
         ...
 
+    def nothing(self, weight: Tensor) -> Tensor | None:
+        """Return the key of a layer that has read nothing, from which the size of what a rule keeps can be told."""
+        ...
+
     def forget(self, weight: Tensor) -> None:
         """Drop it: its gradient was used or zeroed."""
         ...
@@ -265,7 +269,8 @@ class RuleOptimizer(torch.optim.Optimizer, ABC):
         rule = self.rule_of(group)
         nothing = torch.zeros_like(self._view.read(weight.detach()))
         # one key of zeros serves the rules that need any
-        slots = self.state[weight] or rule(nothing, nothing, nothing[:1] if nothing.ndim else None, {}, eta=0.0)[1]
+        key = self.inputs.nothing(weight) if self.inputs else nothing[:1] if nothing.ndim else None
+        slots = self.state[weight] or rule(nothing, nothing, key, {}, eta=0.0)[1]
         said = f"slot of {rule_name(rule)}"
         return [(Slot(name, "-", said), nbytes([slot])) for name, slot in slots.items() if slot.numel() > 1]
 

@@ -40,7 +40,7 @@ COUNT = (_count, "a whole number >= 1", 10)
 RANGES: dict[str, tuple[Callable[[Any], bool], str, float]] = {
     **dict.fromkeys(("lr", "weight_decay", "eps", "alpha", "gamma", "rho", "kappa", "eta_inner"), NUMBER),
     **dict.fromkeys(("beta", "beta2", "beta_slow"), SHARE),
-    **dict.fromkeys(("ns_steps", "slow_period", "refresh_period", "samples"), COUNT),
+    **dict.fromkeys(("ns_steps", "slow_period", "refresh_period", "samples", "rank"), COUNT),
 }
 
 

@@ -24,6 +24,10 @@ class Statistic(Protocol):
         """Return what a rule is given, over all processes; None where none has seen a key."""
         ...
 
+    def of_none(self) -> Tensor:
+        """Return what a rule is given that only shows how much it keeps: all zeros."""
+        ...
+
     def __add__(self, other: Self, /) -> Self:
         """Return the statistic of both inputs."""
         ...
@@ -76,6 +80,11 @@ class Inputs:
         parts = [self._seen[reading] for reading in self.readings(weight) if reading in self._seen]
         kept = functools.reduce(operator.add, parts) if parts else self._none(weight)
         return None if kept is None else kept.of_all(self._group)
+
+    def nothing(self, weight: Tensor) -> Tensor | None:
+        """Return what a rule would be given of a weight that has read nothing; None for one without a layer."""
+        kept = self._none(weight)
+        return None if kept is None else kept.of_none()
 
     def readings(self, weight: Tensor) -> list[Reading]:
         """Return the layers that read through a weight: of a tied weight only those that multiply by it as a matrix.

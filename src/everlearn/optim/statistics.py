@@ -19,17 +19,26 @@ class Keys:
     blocks: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, reading: Reading, x: Tensor) -> Keys:
+    def of(cls, reading: Reading, x: Tensor) -> Keys | None:
         """Keep an input; of a layer that is several matrices, such as an embedding, nothing."""
         one = not reading.looks_up and reading.matrices(reading.weight).ndim == 2
-        return cls((reading.keys(x),) if one and x.numel() else ())
+        return cls((reading.keys(x),)) if one else None
 
     def __add__(self, other: Keys) -> Keys:
         return Keys(self.blocks + other.blocks)
 
     def of_all(self, group: dist.ProcessGroup | None) -> Tensor | None:
         """Return the keys of this process, [T, in]; they are not sent around."""
-        return torch.cat(self.blocks) if self.blocks else None
+        return torch.cat(self.blocks) if self.count else None
+
+    def of_none(self) -> Tensor:
+        """Return one key of zeros."""
+        return self.blocks[0].new_zeros(1, self.blocks[0].shape[-1])
+
+    @property
+    def count(self) -> int:
+        """How many keys there are."""
+        return sum(len(block) for block in self.blocks)
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,10 @@ class Moment:
             dist.all_reduce(total, group=group)
             count = _sum(count, total.device, group)
         return total / count if count else None
+
+    def of_none(self) -> Tensor:
+        """Return a moment of zeros."""
+        return torch.zeros_like(self.total)
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,10 @@ class Sketch:
             dist.all_gather(parts, rows.contiguous(), group=group)
             rows, count = torch.cat(parts, -2), _sum(count, rows.device, group)
         return rows / count**0.5 if count else None
+
+    def of_none(self) -> Tensor:
+        """Return a sketch of zeros."""
+        return torch.zeros_like(self.rows)
 
 
 def _several(group: dist.ProcessGroup | None) -> bool:
