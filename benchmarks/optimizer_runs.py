@@ -190,8 +190,7 @@ def compared(world: str, methods: tuple[Method, ...], search: Measure, final: Me
         found = searched(world, method, search)
         lr = best(found)
         runs = [
-            row(f"optim-{world}-{method.key}-{seed}", lambda m=method, lr=lr, s=seed: final(m, lr, s))
-            for seed in SEEDS
+            row(f"optim-{world}-{method.key}-{seed}", lambda m=method, lr=lr, s=seed: final(m, lr, s)) for seed in SEEDS
         ]
         rows[method.key] = {"title": method.title, "lr": lr, "search": found, "runs": runs}
     return rows

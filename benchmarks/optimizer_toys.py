@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everlearn.evals.overlap import gradients_that_carry, learn_in_turn, momentum_weights, tasks_at_angle
 from everlearn.evals.surfaces import Surface, Valley, descend, rastrigin
 from everlearn.rules import Rule, Slots, adam, delta_momentum, gd, momentum, newton_schulz
 from everlearn.rules.delta_momentum import delta_momentum_matrix
@@ -18,6 +19,7 @@ Row = dict[str, Any]
 RATES = tuple(10 ** (-3.5 + k / 8) for k in range(33))  # 3e-4 to 3
 STEPS = 2000
 RADIUS = 3.0
+TUNING, STARTS = 32, 64  # other starts for the choice of the rate than for the table
 CELLS = tuple(itertools.product((5, 20), (0.5, 1.0), (5, 20)))  # k, alpha, omega
 SHAPES = ("flat", "rotated", "3-D")
 
@@ -56,7 +58,7 @@ def around(count: int, dim: int, *, shift: float) -> Tensor:
 
 
 def valleys() -> Row:
-    """Descend every valley by every rule; the step size is chosen on eight starts, and sixteen others are counted."""
+    """Descend every valley by every rule; the step size is chosen on other starts than those that are counted."""
     rates = torch.tensor(RATES, dtype=torch.float64)
     rows: Row = {name: {} for name in RULES}
     for shape in SHAPES:
@@ -66,11 +68,11 @@ def valleys() -> Row:
         tuned = Valley(k[:, None, None], alpha[:, None, None], omega[:, None, None], turn)
         asked = Valley(k[:, None], alpha[:, None], omega[:, None], turn)
         for name, rule in RULES.items():
-            trial = descend(tuned, rule, around(8, dim, shift=0.5), rates.expand(len(CELLS), -1), STEPS)
+            trial = descend(tuned, rule, around(TUNING, dim, shift=0.5), rates.expand(len(CELLS), -1), STEPS)
             # most starts solved, then fewest steps over all of them
             spent = trial.first.clamp_max(2 * STEPS).mean(-1)
             best = rates[spent.argmin(-1)]
-            found = descend(asked, rule, around(16, dim, shift=0.0), best, STEPS)
+            found = descend(asked, rule, around(STARTS, dim, shift=0.0), best, STEPS)
             for i, cell in enumerate(CELLS):
                 rows[name][f"{shape} {cell}"] = {
                     "rate": float(best[i]),
@@ -79,7 +81,13 @@ def valleys() -> Row:
                     "diverged": float((~found.last[i].isfinite().all(-1)).double().mean()),
                     "search": trial.solved[i].tolist(),
                 }
-    return {"cells": [list(cell) for cell in CELLS], "rules": rows, "steps": STEPS, "rates": len(RATES)}
+    return {
+        "cells": [list(cell) for cell in CELLS],
+        "rules": rows,
+        "steps": STEPS,
+        "rates": len(RATES),
+        "starts": [TUNING, STARTS],
+    }
 
 
 def many_minima() -> Row:
@@ -101,3 +109,28 @@ def _in_basin(surface: Surface, rule: Rule, starts: Tensor, rates: Tensor) -> Te
     """Return the share of starts that end in the basin of the origin, by rate."""
     end = descend(surface, rule, starts, rates, STEPS, schedule=lambda done: 1 - done).last
     return (end.abs() < 0.5).all(-1).double().mean(-1)
+
+
+BETAS = (0.5, 0.9, 0.99, 0.999)
+ANGLES = (90.0, 60.0)
+LENGTHS = (12, 100)  # steps per task
+DRAWS = 20
+GRID = tuple(10.0 ** (k / 4) for k in range(-12, 5))  # .001 to 10
+
+
+def momentum_of_tasks() -> Row:
+    """Ask what momenta of several lengths hold of earlier tasks, and what they forget; eq. 45's argument in numbers."""
+    rows: Row = {}
+    for beta in BETAS:
+        rule = partial(momentum, beta=beta)
+        carried = {str(share): gradients_that_carry(share, beta) for share in (0.5, 0.99)}
+        past = {str(n): float(momentum_weights(beta, 8 * n)[n:].sum()) for n in LENGTHS}
+        cells: Row = {}
+        for angle, steps in itertools.product(ANGLES, LENGTHS):
+            tuning, asked = (tasks_at_angle(angle, DRAWS, seed=seed) for seed in (100, 0))
+            tried = [sum(float(x.mean()) for x in learn_in_turn(rule, tuning, eta, steps)) for eta in GRID]
+            eta = GRID[min(range(len(GRID)), key=lambda i: tried[i] if tried[i] == tried[i] else math.inf)]
+            newest, old = learn_in_turn(rule, asked, eta, steps)
+            cells[f"{angle:g} {steps}"] = {"newest": float(newest.mean()), "old": float(old.mean()), "eta": eta}
+        rows[str(beta)] = {"carried": carried, "past": past, "cells": cells}
+    return {"betas": rows, "draws": DRAWS, "grid": len(GRID)}

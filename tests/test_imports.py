@@ -7,7 +7,7 @@ import graphlib
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +57,12 @@ THIRD_PARTY = {
     "__main__": set(),
 }
 # files that may import more than their folder: what speaks with Hugging Face
-WIDER = {"models/hf/": {"transformers"}, "models/tokenizer.py": {"transformers"}}
-IMPORT_NAMES = {"scikit-learn": "sklearn"}  # where a distribution and its module differ
+WIDER = {
+    "models/hf/": {"transformers"},
+    "models/tokenizer.py": {"transformers"},
+    "recipes/image_files.py": {"PIL", "datasets"},
+}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # where a distribution and its module differ
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "matplotlib", "rich", "jinja2", "safetensors", "transformers", "tyro"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -146,13 +150,21 @@ def test_imports_are_absolute_and_name_no_star(path):
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_third_party_imports_are_declared_and_lawful(path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {requirement.split(">")[0].split("=")[0].strip() for requirement in project["dependencies"]}
-    declared = {IMPORT_NAMES.get(name, name) for name in declared}
+    declared = import_names(project["dependencies"])
+    extras = import_names(name for those in project["optional-dependencies"].values() for name in those)
     file = path.relative_to(PACKAGE).as_posix()
     wider = {name for place, names in WIDER.items() if file.startswith(place) for name in names}
-    allowed = (THIRD_PARTY.get(band_of(path), declared) | wider) & declared
+    allowed = (THIRD_PARTY.get(band_of(path), declared) & declared) | (wider & (declared | extras))
     foreign = {name.split(".")[0] for _, name in imports(path)} - sys.stdlib_module_names - {"everlearn"}
     assert foreign <= allowed, f"{band_of(path)} may import {sorted(allowed)}; this file imports {sorted(foreign)}"
+    # what only an extra brings may be missing: it is imported where it is needed, and not with the module
+    early = {name.split(".")[0] for _, name in early_imports(ast.parse(path.read_text(encoding="utf-8")).body)}
+    assert not early & (extras - declared)
+
+
+def import_names(requirements: Iterable[str]) -> set[str]:
+    names = {requirement.split(">")[0].split("=")[0].strip() for requirement in requirements}
+    return {IMPORT_NAMES.get(name, name) for name in names}
 
 
 def test_no_module_waits_for_itself():

@@ -119,7 +119,7 @@ def folder(path: Path, image_size: int, channels: int = 3) -> Images:
     tests = [path / name for name in TEST_FOLDERS if (path / name).is_dir()]
     if (path / "train").is_dir() and tests:
         train = _listed(path / "train")
-        test = _listed(tests[0])
+        test = _listed(tests[0], least=1)
         if unknown := sorted(set(test) - set(train)):
             raise ValueError(
                 f"{tests[0]} holds a class {unknown[0]!r} that {path / 'train'} lacks; both need the same: "
@@ -214,13 +214,13 @@ def _column(features: Mapping[str, Any], kind: type, name: str, what: str) -> st
     )
 
 
-def _listed(path: Path) -> dict[str, list[Path]]:
+def _listed(path: Path, least: int = 2) -> dict[str, list[Path]]:
     """Return the image files of each class below a folder."""
     classes = sorted(place for place in path.iterdir() if place.is_dir() and not place.name.startswith("."))
-    if len(classes) < 2:
+    if len(classes) < least:
         got = f"only {classes[0].name!r}" if classes else "none"
         raise ValueError(
-            f"{path} holds {got} of the subfolders that stand for classes; at least two are needed to tell apart; "
+            f"{path} holds {got} of the subfolders that stand for classes; at least {least} are needed; "
             "put the images of each class into a subfolder of its own"
         )
     found = {}

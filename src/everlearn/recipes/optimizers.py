@@ -11,12 +11,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from everlearn.optim import (
+    DGD,
     M3,
     DeepMomentum,
     DeltaMomentum,
     Momentum,
     Muon,
     PreconditionedMomentum,
+    capture,
     groups,
 )
 from everlearn.rules import delta_momentum_scaled
@@ -72,6 +74,11 @@ def adamw(model: nn.Module, rates: Rates) -> Optimizer:
     return torch.optim.AdamW([group for group in (wide, thin) if group["params"]], lr=rates.lr, betas=BETAS)
 
 
+def dgd_around(kind: Build, model: nn.Module, rates: Rates, *, rho: float = 3.0) -> Optimizer:
+    """Let the layers of a model decay along their inputs, around the optimizer that another builder makes."""
+    return DGD(kind(model, rates), capture(model), rho=rho)
+
+
 OPTIMIZERS: dict[str, Build] = {
     "adamw": adamw,
     "momentum": partial(of_everything, Momentum),
@@ -79,6 +86,7 @@ OPTIMIZERS: dict[str, Build] = {
     "delta": partial(of_everything, DeltaMomentum),
     "delta_scaled": partial(of_everything, partial(DeltaMomentum, form=delta_momentum_scaled)),
     "deep": partial(of_everything, DeepMomentum),
+    "dgd_adamw": partial(dgd_around, adamw),
     "muon": partial(of_matrices, Muon),
     "m3": partial(of_matrices, M3),
     "m3_fast": partial(of_matrices, partial(M3, alpha=0.0)),

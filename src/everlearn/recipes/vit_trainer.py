@@ -166,11 +166,14 @@ class ViTTrainer:
             for name, weight in self.model.named_parameters():
                 weight.copy_(checkpoint.weights[name])
         state: dict[int, dict[str, Any]] = {}
-        for name, value in {**checkpoint.rest, **checkpoint.about["numbers"]}.items():
+        # in one order, whatever the file's: what is kept alike is stepped as one batch
+        for name, value in sorted({**checkpoint.rest, **checkpoint.about["numbers"]}.items()):
             _, index, slot = name.split("/", 2)
             state.setdefault(int(index), {})[slot] = value
         # what JSON made lists of was tuples
-        said = [{key: tuple(v) if key == "betas" else v for key, v in group.items()} for group in checkpoint.about["groups"]]
+        said = [
+            {key: tuple(v) if key == "betas" else v for key, v in group.items()} for group in checkpoint.about["groups"]
+        ]
         both = [{**now, **old} for now, old in zip(groups, said, strict=True)]
         self.optimizer.load_state_dict({"state": state, "param_groups": both})
         self.step_number = checkpoint.step
