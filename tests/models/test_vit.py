@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from everlearn.levels import describe
-from everlearn.models.vit import VIT_SIZES, PatchAttention, ViT, ViTConfig, ViTBlock, cut, vit_sized
+from everlearn.models.vit import VIT_SIZES, PatchAttention, ViT, ViTBlock, ViTConfig, cut, vit_sized
 
 SMALL = ViTConfig(
     image_size=6, patch_size=2, channels=3, num_classes=5, dim=8, num_layers=2, num_heads=2, hidden_dim=12

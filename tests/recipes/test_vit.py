@@ -38,7 +38,7 @@ def config(name="m3", steps=12, **changes):
 
 def weights(folder):
     model, _ = vit.load(folder)
-    return [parameter for parameter in model.parameters()]
+    return list(model.parameters())
 
 
 class Interrupted(Exception):
@@ -107,15 +107,18 @@ def test_clip_bounds_the_step_of_plain_momentum():
     trainer = ViTTrainer(run, IMAGES)
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.step()
-    moved = sum(float((a - b).square().sum()) for a, b in zip(before, trainer.model.parameters(), strict=True)) ** 0.5
+    moved = (
+        sum(float((a - b.detach()).square().sum()) for a, b in zip(before, trainer.model.parameters(), strict=True))
+        ** 0.5
+    )
     assert moved == pytest.approx(1e-3 * LRS["momentum"], rel=1e-2)
 
 
 def test_another_run_other_images_and_other_folders_are_refused(tmp_path):
     vit.run(config(), IMAGES, tmp_path / "a")
-    with pytest.raises(ValueError, match="a holds another run .seed 0, now 1.; go on with its own options"):
+    with pytest.raises(ValueError, match=r"a holds another run .seed 0, now 1.; go on with its own options"):
         vit.run(config(seed=1), IMAGES, tmp_path / "a")
-    with pytest.raises(ValueError, match="the images are not those that the run in .*a was begun with"):
+    with pytest.raises(ValueError, match=r"the images are not those that the run in .*a was begun with"):
         vit.run(config(), IMAGES.with_label_noise(0.5, 0), tmp_path / "a")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is a file; a run needs a folder"):

@@ -28,7 +28,8 @@ def tasks_at_angle(angle: float, draws: int, *, count: int = 8, dim: int = 16, o
     """Draw tasks that overlap by a given angle; one linear map solves all of them as long as the angle is not 0.
 
     The gradient of a task is an error times its input, so at 90 degrees the tasks pull in orthogonal directions, as in
-    the paper's argument [NL eq. 45] that a momentum of the last ones holds nothing of the first. See `momentum_weights`.
+    the paper's argument [NL eq. 45] that a momentum of the last ones holds nothing of the first;
+    see `momentum_weights`.
 
     Args:
         angle: between any two inputs of one draw [degrees], in (0, 90].

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class _Lazy:
     image_size: int
     train: list[tuple[Any, int]]
     test: list[tuple[Any, int]]
-    read: Any
-    identity: str = field(default="")
+    read: Callable[[Any], Tensor]
+    identity: str
 
     @property
     def train_count(self) -> int:
@@ -102,7 +103,8 @@ def folder(path: Path, image_size: int, channels: int = 3) -> Images:
     """Return the images of a folder with one subfolder for each class.
 
     Where it holds `train` and one of `validation`, `valid`, `val` or `test`, with the classes below them, these are
-    the two parts; else a tenth of each class, at least one image, is for testing.
+    the two parts; else a tenth of each class, at least one image, is for testing. Files are read when they are asked
+    for, and known by their names and sizes.
 
     Args:
         path: of the folder.
@@ -133,7 +135,8 @@ def folder(path: Path, image_size: int, channels: int = 3) -> Images:
     for part in parts:
         for file, label in part:
             sha.update(f"{file.relative_to(path).as_posix()}:{file.stat().st_size}:{label};".encode())
-    return _Lazy(classes, channels, image_size, *parts, lambda file: read_file(file, channels), sha.hexdigest())
+    read = partial(read_file, channels=channels)
+    return _Lazy(classes, channels, image_size, parts[0], parts[1], read, sha.hexdigest())
 
 
 def read_file(file: Path, channels: int) -> Tensor:
@@ -167,24 +170,8 @@ def hub(name: str, image_size: int, channels: int = 3) -> Images:
     Raises:
         ValueError: `datasets` is missing, the data set cannot be had, or has no column of images or of classes.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            f"the data set {name!r} needs the package datasets, which is not installed; it is part of an extra: {EXTRA}"
-        ) from None
+    datasets, parts = _loaded(name)
     _pillow()
-    try:
-        parts: Mapping[str, Any] = datasets.load_dataset(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"the data set {name!r} cannot be had ({str(error).splitlines()[0]}); a public one, or one that your token "
-            "may read, is needed: check its name, the network and `hf auth login`"
-        ) from None
-    if "train" not in parts:
-        raise ValueError(
-            f"the data set {name!r} has no part 'train', but {', '.join(parts)}; one to train on is needed; choose another"
-        )
     train = parts["train"]
     picture = _column(train.features, datasets.Image, name, "images")
     label = _column(train.features, datasets.ClassLabel, name, "classes")
@@ -193,14 +180,38 @@ def hub(name: str, image_size: int, channels: int = 3) -> Images:
         first, second = deal(train[label], TEST_SHARE, 0)
         train, held = train.select(first.tolist()), train.select(second.tolist())
     sha = hashlib.sha256(repr((name, image_size, channels, len(train), len(held))).encode())
-    return _Lazy(
-        tuple(train.features[label].names),
-        channels,
-        image_size,
-        *([((rows, i), int(at)) for i, at in enumerate(rows[label])] for rows in (train, held)),
-        lambda place: to_tensor(place[0][place[1]][picture], channels),
-        sha.hexdigest(),
-    )
+    places = [[((rows, i), int(at)) for i, at in enumerate(rows[label])] for rows in (train, held)]
+
+    def read(place: tuple[Any, int]) -> Tensor:
+        rows, number = place
+        return to_tensor(rows[number][picture], channels)
+
+    names = tuple(train.features[label].names)
+    return _Lazy(names, channels, image_size, places[0], places[1], read, sha.hexdigest())
+
+
+def _loaded(name: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return the module `datasets`, and the parts of a data set."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"the data set {name!r} needs the package datasets, which is not installed; it is part of an extra: {EXTRA}"
+        ) from None
+    try:
+        parts = datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"the data set {name!r} cannot be had ({reason}); a public one, or one that your token may read, is "
+            "needed: check its name, the network and `hf auth login`"
+        ) from None
+    if "train" not in parts:
+        raise ValueError(
+            f"the data set {name!r} has no part 'train', but {', '.join(parts)}; one to train on is needed; choose "
+            "another"
+        )
+    return datasets, parts
 
 
 def _column(features: Mapping[str, Any], kind: type, name: str, what: str) -> str:

@@ -15,9 +15,20 @@ from torch import Tensor
 class Images(Protocol):
     """Images to train on and images to test on."""
 
-    classes: tuple[str, ...]
-    channels: int
-    image_size: int
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Return the channels of an image."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Return the height and width of an image [pixels]."""
+        ...
 
     @property
     def train_count(self) -> int:
