@@ -368,18 +368,22 @@ def test_half_precision_is_refused_and_the_optimizer_stays_as_it_was(case):
     assert same(bits(optimizer), before)
 
 
-@every
+@pytest.mark.parametrize("case", [CASES["m3"]], ids=["m3"])
 def test_a_compiled_step_gives_the_same_numbers(case):
+    """Bit for bit: the step itself runs as it is written, within a compiled training step too."""
     network, plain = model(), model()
     optimizer, other = build(case, network), build(case, plain)
     train(plain, other, 4)
-    compiled = torch.compile(optimizer.step, backend="eager")
-    for step in range(4):
-        x, y = batch(step)
+
+    @torch.compile(backend="eager")
+    def step(x, y):
         optimizer.zero_grad()
         (network(x) - y).square().mean().backward()
-        compiled()
-    torch.testing.assert_close(weights(network), weights(plain), rtol=1e-12, atol=1e-12)
+        optimizer.step()
+
+    for number in range(4):
+        step(*batch(number))
+    assert torch.equal(weights(network), weights(plain))
 
 
 @pytest.mark.parametrize("case", [CASES["m3"], CASES["muon"]], ids=["m3", "muon"])

@@ -108,16 +108,11 @@ class RuleOptimizer(torch.optim.Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rules = [self._checked_rule(group) for group in self.param_groups]
-        ready = [_stepped(group) for group in self.param_groups]
-        check_gradients([one for those in ready for one in those])
-        # every key before the first change, so that a refusal leaves all weights as they were
-        keyed = [those if rule is None else self._keyed(those) for rule, those in zip(rules, ready, strict=True)]
-        for rule, group, those in zip(rules, self.param_groups, keyed, strict=True):
-            if rule is None:
-                self._step_adamw(group, those)
-            else:
-                self._step_rule(rule, group, those)
+        if torch.compiler.is_compiling():
+            # rules decide from their counters: traced, every step would be compiled anew, with other last digits
+            torch.compiler.disable(self._step)()
+        else:
+            self._step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -148,6 +143,19 @@ class RuleOptimizer(torch.optim.Optimizer, ABC):
     def __getstate__(self) -> Group:
         # torch names what it knows; a copy needs the settings of the subclass too
         return {**super().__getstate__(), **{name: value for name, value in vars(self).items() if name[0] != "_"}}
+
+    def _step(self) -> None:
+        """Check everything, then step every group."""
+        rules = [self._checked_rule(group) for group in self.param_groups]
+        ready = [_stepped(group) for group in self.param_groups]
+        check_gradients([one for those in ready for one in those])
+        # every key before the first change, so that a refusal leaves all weights as they were
+        keyed = [those if rule is None else self._keyed(those) for rule, those in zip(rules, ready, strict=True)]
+        for rule, group, those in zip(rules, self.param_groups, keyed, strict=True):
+            if rule is None:
+                self._step_adamw(group, those)
+            else:
+                self._step_rule(rule, group, those)
 
     def _step_rule(self, rule: Rule, group: Group, ready: list[Ready]) -> None:
         """Apply the rule to the parameters of a group, small ones of one shape together."""

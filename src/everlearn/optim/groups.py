@@ -19,6 +19,7 @@ CONVOLUTIONS = (
 )
 MATRICES = (nn.Linear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, *CONVOLUTIONS)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 THIN = 8  # a matrix with a side up to this (gates: one row a head) would be blown up by orthogonalisation
 PLACES = ("*pos*", "*token*", "*embed*", "*init*", "*start*")  # raw tensors that are read as they are
 
@@ -103,7 +104,7 @@ def _is_hidden(name: str, layer: nn.Module, parameter: Tensor) -> bool:
     if isinstance(layer, MATRICES) or _like_linear(layer, parameter):
         return not thin
     own = name.rpartition(".")[2]
-    if isinstance(layer, TABLES) or parameter.ndim > 2 or thin or _fits(own, PLACES):
+    if isinstance(layer, (*TABLES, *NORMS)) or parameter.ndim > 2 or thin or _fits(own, PLACES):
         return False
     raise ValueError(
         f"parameter {name!r} {tuple(parameter.shape)} belongs to a {type(layer).__name__}, and only its author knows "
@@ -115,9 +116,7 @@ def _like_linear(layer: nn.Module, parameter: Tensor) -> bool:
     """Tell whether a layer holds a matrix and a bias that fits it, as the Conv1D of Hugging Face does."""
     own = dict(layer.named_parameters(recurse=False))
     bias = own.get("bias")
-    return (
-        set(own) == {"weight", "bias"} and parameter.ndim == 2 and bias is not None and bias.shape[0] in parameter.shape
-    )
+    return parameter.ndim == 2 and len(own) == 2 and bias is not None and bias.ndim == 1
 
 
 def _tables_and_heads(model: nn.Module) -> set[int]:

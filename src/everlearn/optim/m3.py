@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import final
 
+import torch
+
 from everlearn.optim.base import Group, Params, RuleOptimizer
 from everlearn.optim.checks import check_options
 from everlearn.rules import Rule, m3
@@ -36,6 +38,7 @@ class M3(RuleOptimizer):
         ns_steps: Newton-Schulz steps.
         second_moment: False steps along the orthogonalised momenta themselves.
         eps: added to the root of the second moment, in units of the orthogonalised step.
+        ns_dtype: type of the Newton-Schulz steps, as of `Muon`.
     Example:
         >>> import torch
         >>> from everlearn.optim import groups
@@ -59,10 +62,11 @@ class M3(RuleOptimizer):
         ns_steps: int = 5,
         second_moment: bool = True,
         eps: float = 1e-8,
+        ns_dtype: torch.dtype | None = None,
     ) -> None:
         self.schedule = alpha if callable(alpha) else None
         options: Group = {"alpha": None if callable(alpha) else alpha, "beta": beta, "beta_slow": beta_slow}
-        options |= {"beta2": beta2, "slow_period": slow_period, "ns_steps": ns_steps}
+        options |= {"beta2": beta2, "slow_period": slow_period, "ns_steps": ns_steps, "ns_dtype": ns_dtype}
         super().__init__(params, lr, weight_decay, {**options, "second_moment": second_moment, "eps": eps})
 
     def rule_of(self, group: Group) -> Rule:
@@ -80,6 +84,7 @@ class M3(RuleOptimizer):
             ns_steps=group["ns_steps"],
             second_moment=group["second_moment"],
             eps=group["eps"],
+            ns_dtype=group["ns_dtype"],
         )
 
     def _scheduled(self, step: int) -> float:

@@ -51,23 +51,31 @@ class Elements(View):
     """Every number is stepped by itself: any shape as it is, complex ones as pairs, and the part of this process."""
 
     def read(self, tensor: Tensor) -> Tensor:
-        """Return the numbers that this process holds, one zero where it holds none."""
-        own = local(tensor)
-        own = torch.view_as_real(own) if own.is_complex() else own
-        # the rule counts its steps beside the numbers, in every process alike
-        return own if own.numel() else own.new_zeros([max(size, 1) for size in own.shape])
+        """Return the numbers that this process holds; where those are one or none, among zeros."""
+        own = _pairs(local(tensor))
+        if not shared(tensor) or own.numel() > 1:
+            return own
+        # what is kept for every number must not look like a counter in one process and like a tensor in another
+        among = own.new_zeros([2, *(max(size, 1) for size in own.shape[1:])])
+        among[tuple(slice(size) for size in own.shape)] = own
+        return among
 
     def back(self, made: Tensor, weight: Tensor) -> Tensor:
         """Return the part of this process as the parameter has it."""
         own = local(weight)
+        made = made[tuple(slice(size) for size in _pairs(own).shape)]
         made = torch.view_as_complex(made.contiguous()) if own.is_complex() else made
-        made = made if own.numel() else torch.empty_like(own)
         if not shared(weight):
             return made
         from torch.distributed.tensor import DTensor
 
         mesh, placements = weight.device_mesh, weight.placements  # type: ignore[attr-defined]
         return DTensor.from_local(made, mesh, placements, run_check=False, shape=weight.shape, stride=weight.stride())
+
+
+def _pairs(tensor: Tensor) -> Tensor:
+    """Return complex numbers as pairs, [..., 2], and real ones as they are."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def shared(tensor: Tensor) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from everlearn.rules.average import decaying_average
 from everlearn.rules.newton_schulz import common_size, lookahead, orthogonalize
-from everlearn.rules.shapes import as_matrix, one_each, root, unit
+from everlearn.rules.shapes import as_matrix, one_each, root
 from everlearn.rules.types import Slots
 
 
@@ -28,6 +29,7 @@ def m3(
     ns_steps: int = 5,
     second_moment: bool = True,
     eps: float = 1e-8,
+    ns_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Slots]:
     """Step along two momenta of different speed, a continuum memory of gradients.  [NL alg. 1, eq. 75]
 
@@ -58,27 +60,47 @@ def m3(
         ns_steps: Newton-Schulz steps, >= 1.
         second_moment: False steps along O itself, scaled as in `newton_schulz`.
         eps: added to sqrt(v), in units of O.
+        ns_dtype: type of the Newton-Schulz steps, such as torch.bfloat16; None as `orthogonalize` says.
     Returns:
         weights: the changed weights; the argument is left untouched.
         slots: the new ones.
     """
     g = as_matrix(grad)
     u, m = lookahead(slots, g, beta)
-    slow = _slow_memory(slots, g, alpha, beta_slow, slow_period, ns_steps)
+
+    def orthogonal(matrix: Tensor) -> Tensor:
+        return orthogonalize(matrix, ns_steps, dtype=ns_dtype)
+
+    slow = _slow_memory(slots, g, alpha, beta_slow, slow_period, orthogonal)
     kept = {"m": m} | slow
-    step = orthogonalize(u, ns_steps)
+    step = orthogonal(u)
     # the slow memory acts from the step after its refresh on
     step = step + alpha * slots["slow_step"] if slow and "slow_step" in slots else step
+    size: float | Tensor = 1.0
     if second_moment:
         v, averaged = decaying_average(slots, "v", step.square(), beta2, mass="v_mass")
-        step = unit(step / (root(v) + eps), (-2, -1)) * math.sqrt(g.shape[-2] * g.shape[-1]) * 0.2
+        step = step / (root(v) + eps)
+        size = _to_length(step, 0.2 * math.sqrt(g.shape[-2] * g.shape[-1]))
         kept |= averaged
     else:
         step = common_size(g) * step
-    return weights - eta * step.reshape(weights.shape), kept
+    return weights - ((eta * size) * step).reshape(weights.shape), kept
 
 
-def _slow_memory(slots: Slots, grad: Tensor, alpha: float | Tensor, beta: float, period: int, ns_steps: int) -> Slots:
+def _to_length(matrix: Tensor, wanted: float) -> Tensor:
+    """Return the factor that brings each matrix to a Frobenius norm; 0 where it is zero."""
+    norm = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+    return torch.where(norm > 0, wanted / torch.where(norm > 0, norm, 1.0), 0.0)
+
+
+def _slow_memory(
+    slots: Slots,
+    grad: Tensor,
+    alpha: float | Tensor,
+    beta: float,
+    period: int,
+    orthogonal: Callable[[Tensor], Tensor],
+) -> Slots:
     """Add the gradient to the slow momentum, and orthogonalise it in those matrices whose period is over."""
     if not isinstance(alpha, Tensor) and alpha == 0:
         return {}
@@ -87,8 +109,9 @@ def _slow_memory(slots: Slots, grad: Tensor, alpha: float | Tensor, beta: float,
     else:
         slow, slow_step, phase = torch.zeros_like(grad), torch.zeros_like(grad), one_each(grad)
     # nobody reads it before the period is over, so its mean needs no sum of its own
-    slow = torch.where(phase == 0, beta * slow, slow) + ((1 - beta) / period) * grad
+    share = torch.where(phase == 0, torch.full_like(phase, beta), torch.ones_like(phase))
+    slow = torch.addcmul(((1 - beta) / period) * grad, share, slow)
     due = phase + 1 >= period
     if bool(due.any()):
-        slow_step = torch.where(due, orthogonalize(slow, ns_steps), slow_step)
+        slow_step = torch.where(due, orthogonal(slow), slow_step)
     return {"slow": slow, "slow_step": slow_step, "phase": torch.where(due, 0.0, phase + 1)}
