@@ -1,4 +1,4 @@
-"""Which optimizer keeps what was learned, without replay: `python benchmarks/protect.py [--data FOLDER] [--only digits]`.
+"""Which optimizer keeps what was learned, without replay: `python benchmarks/protect.py [--data FOLDER]`.
 
 Five permuted tasks of digits, and three domains of text for a small byte model. Every row is kept in `results/rows/` as
 soon as it is measured, so an interrupted run goes on where it stopped. Each method is tried with three rates on a

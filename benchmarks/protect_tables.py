@@ -45,10 +45,8 @@ def digits(worlds: dict[str, dict[str, Row]]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     count = len(next(iter(permuted["OWM"]["runs"].values())))
     used = [row for rows in worlds.values() for row in rows.values()]
-    words = (
-        f"Accuracy in percent, mean of {count} seeds; ± is over seeds. {stamp(used, 'python benchmarks/protect.py')}"
-    )
-    return "\n".join([*lines, "", words])
+    words = f"Accuracy in percent, mean of {count} seeds; ± is over seeds."
+    return "\n".join([*lines, "", f"{words} {stamp(used, 'python benchmarks/protect.py')}"])
 
 
 def text(rows: dict[str, Row]) -> str:

@@ -19,7 +19,7 @@ from everlearn.models.text import encode
 from everlearn.optim import M3, OWM, capture
 from everlearn.recipes.stand_in import load_book
 
-STEPS, BATCH, LENGTH, WARMUP = 150, 8, 128, 15
+STEPS, BATCH, LENGTH, WARMUP = 100, 8, 128, 10
 REST_LR = 4e-3
 PROBES = 24
 REPLAY_BYTES = 65_536
@@ -151,10 +151,10 @@ METHODS = {
     "Muon": Method(muon, (4e-3, 8e-3, 1.6e-2)),
     "Muon, beta .99": Method(partial(muon, beta=0.99), (4e-3, 8e-3, 1.6e-2)),
     "M3, alpha 1, f 50": Method(slow_m3, (4e-3, 8e-3, 1.6e-2)),
-    "OWM": Method(protected, (1.0, 4.0, 16.0)),
-    "OWM, rank 32": Method(partial(protected, rank=32), (1.0, 4.0, 16.0)),
+    "OWM": Method(protected, (4.0, 16.0, 64.0)),
+    "OWM, rank 32": Method(partial(protected, rank=32), (4.0, 16.0, 64.0)),
     "OWM, embeddings and head too": Method(protected_all, (4.0, 16.0, 64.0)),
-    "EWC around AdamW": Method(adamw, (1e2, 1e3, 1e4), penalty_lr=2e-3),
+    "EWC around AdamW": Method(adamw, (1.0, 10.0, 100.0), penalty_lr=2e-3),
     "replay, Muon": Method(muon, (4e-3, 8e-3, 1.6e-2), replay=True),
     "all at once, Muon": Method(muon, (4e-3, 8e-3, 1.6e-2), joint=True),
 }
@@ -184,7 +184,7 @@ class Penalty:
         for fisher, places in self.held:
             for f, place, p in zip(fisher, places, self.parameters, strict=True):
                 total = total + (f * (p - place).square()).sum()
-        return self.weight / 2 * total / 1e3
+        return self.weight / 2 * total
 
 
 def loss_of(model: nn.Module, window: Tensor) -> Tensor:

@@ -109,10 +109,8 @@ def test_any_optimizer_moves_by_its_own_step_and_the_decay(base):
 
 def test_biases_and_layers_that_are_not_captured_only_take_the_step_inside():
     models = [network(), network()]
-    optimizers = [
-        DGD(BASES["adamw"](models[0].parameters()), capture(models[0])),
-        BASES["adamw"](models[1].parameters()),
-    ]
+    made = [BASES["adamw"](model.parameters()) for model in models]
+    optimizers = [DGD(made[0], capture(models[0])), made[1]]
     for model, optimizer in zip(models, optimizers, strict=True):
         model(batch(0)).square().mean().backward()
         optimizer.step()
@@ -163,7 +161,7 @@ def test_a_decay_that_overshoots_is_refused_and_nothing_changes():
     optimizer = DGD(torch.optim.SGD(model.parameters(), lr=0.5), capture(model), rho=3.0)
     model(batch(0)).sum().backward()
     before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises(ValueError, match=r"lr \* rho is 1.5 for a parameter \(4, 1, 2, 2\).*set rho to 2 or less"):
+    with pytest.raises(ValueError, match=r"lr is 0.5 and rho 3 for a parameter \(4, 1, 2, 2\).*set rho to 2 or less"):
         optimizer.step()
     assert all(map(torch.equal, model.parameters(), before))
     with pytest.raises(ValueError, match=r"rho -1 is not the weight of a decay"):

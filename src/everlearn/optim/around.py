@@ -41,6 +41,15 @@ class Around(torch.optim.Optimizer):
         """The defaults of the optimizer inside."""
         return self.inner.defaults
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith(("_optimizer_", "_zero_grad"))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__setstate__({})
+
+    # torch.compile leaves this step as it is: lists that change between steps would be traced again and again
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; return what `closure` returned, or None."""

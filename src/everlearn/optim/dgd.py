@@ -91,9 +91,10 @@ class DGD(Around):
         ]
         for group, weight, share in seen:
             if not 0 <= share <= 1:
+                lr = float(group["lr"])
                 raise ValueError(
-                    f"lr * rho is {share:g} for {called(group, weight)}, so the decay overshoots; it must lie in "
-                    f"[0, 1]: set rho to {1 / float(group['lr']):g} or less, or lower lr"
+                    f"lr is {lr:g} and rho {group['rho']:g} for {called(group, weight)}, so the decay overshoots; "
+                    f"lr * rho must lie in [0, 1]: set rho to {1 / lr if lr > 0 else 0:g} or less, or change lr"
                 )
         return [(weight, self._decay(weight, share, called(group, weight))) for group, weight, share in seen]
 

@@ -71,6 +71,7 @@ class Inputs:
             )
         self._collect, self._asked = statistic, True
 
+    @torch.compiler.disable
     def of(self, weight: Tensor) -> Tensor | None:
         """Return what is kept of the inputs of a weight since the last `forget`, over all backward passes, or None.
 
@@ -94,6 +95,7 @@ class Inputs:
         found = self._places.get(weight, [])
         return [reading for reading in found if not reading.looks_up] or found
 
+    @torch.compiler.disable
     def forget(self, weight: Tensor) -> None:
         """Drop what is kept of a weight: its gradient was used or zeroed."""
         for reading in self._places.get(weight, ()):
@@ -141,8 +143,10 @@ class Inputs:
         @torch.compiler.disable
         def hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
             if output.requires_grad and reading.weight.requires_grad:
-                with torch.no_grad():
-                    new = self._collect(reading, args[0] if args else kwargs["input"])
+                x = args[0] if args else kwargs["input"]
+                # products of a moment keep their width, whatever the model computes in
+                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                    new = self._collect(reading, x)
                 if new is not None:
                     output.register_hook(functools.partial(self._keep, reading, new))
 
