@@ -87,6 +87,20 @@ def test_only_the_positions_tell_patches_apart():
     torch.testing.assert_close(model(image), model(shuffled), rtol=1e-10, atol=1e-12)
 
 
+def test_around_the_blocks_it_is_its_formula():
+    """With blocks that add nothing: head(mean over patches of norm(W patch + b + position))."""
+    torch.manual_seed(0)
+    model, images = ViT(SMALL).double(), torch.randn(2, 3, 6, 6).double()
+    for block in model.blocks:
+        for layer in (block.attention.out, block.mlp[2]):
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+    tokens = cut(images, 2) @ model.patches.weight.T + model.patches.bias + model.positions
+    centred = tokens - tokens.mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    wanted = normed.mean(1) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(images), wanted, rtol=1e-10, atol=1e-12)
+
+
 def test_rows_never_mix():
     torch.manual_seed(0)
     model, images = ViT(SMALL), torch.randn(3, 3, 6, 6)
