@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from rows import Row, row
 from torch import Tensor
-from torch.optim import Optimizer
 
 from everlearn.learn.chunk import token_nll
 from everlearn.models import Decoder, preset
 from everlearn.models.text import encode
 from everlearn.models.vit import vit_sized
 from everlearn.optim import M3
-from everlearn.recipes import optimizers as table
 from everlearn.recipes.images import TensorImages, digits
 from everlearn.recipes.optimizers import OPTIMIZERS, Build, Rates, Schedule, of_matrices, set_rates, start
 from everlearn.recipes.vit_trainer import ViTRun, ViTTrainer
@@ -76,11 +74,19 @@ NOISY = ("adamw", "dgd_adamw", "muon", "m3")
 LM_STEPS, ROWS_PER_STEP, WINDOW = 490, 16, 128
 CURVE_BYTES = 16_384
 
-# the slow memory late: from half of the run on, when it has seen many gradients, and while the rate falls
-OURS: dict[str, Build] = {
-    "m3_ramp": partial(of_matrices, partial(M3, alpha=lambda step: 0.3 * min(1.0, step / LM_STEPS))),
-    "m3_late": partial(of_matrices, partial(M3, alpha=lambda step: 0.3 if step >= 0.6 * LM_STEPS else 0.0)),
-}
+
+def ramp(steps: int) -> Build:
+    """Bring the slow memory of M3 in little by little, over the whole run."""
+    return partial(of_matrices, partial(M3, alpha=lambda step: 0.3 * min(1.0, step / steps)))
+
+
+def late(steps: int) -> Build:
+    """Bring the slow memory of M3 in while the rate falls, when it has seen many gradients."""
+    return partial(of_matrices, partial(M3, alpha=lambda step: 0.3 if step >= 0.6 * steps else 0.0))
+
+
+# what depends on how long the run is
+OURS: dict[str, Callable[[int], Build]] = {"m3_ramp": ramp, "m3_late": late}
 LM = (
     Method("AdamW", "adamw", doubled(1e-3, 3)),
     Method("DGD around AdamW, rho 3", "dgd_adamw", doubled(1e-3, 3)),
@@ -129,16 +135,17 @@ class Text:
         return Text(self.train[:cut], self.train[cut:])
 
 
-def language(method: Method, lr: float, seed: int, text: Text) -> Row:
-    """Train a byte model of 0.25 M parameters for 490 steps of 2,048 bytes, and measure it along the way."""
+def language(method: Method, lr: float, seed: int, text: Text, steps: int = LM_STEPS) -> Row:
+    """Train a byte model of 0.25 M parameters in steps of 2,048 bytes, and measure it along the way."""
     torch.manual_seed(seed)
     model = Decoder(preset("transformer++", dim=96, num_layers=2, num_heads=4, hidden_dim=256))
     rates = Rates(lr=lr, weight_decay=method.weight_decay)
-    optimizer: Optimizer = start({**OPTIMIZERS, **OURS}[method.name](model, rates))
-    schedule = Schedule(steps=LM_STEPS, warmup=20, decay=0.4)
+    build = OURS[method.name](steps) if method.name in OURS else OPTIMIZERS[method.name]
+    optimizer = start(build(model, rates))
+    schedule = Schedule(steps=steps, warmup=20, decay=0.4)
     dice = torch.Generator().manual_seed(seed)
     curve, spent = [], 0.0
-    for step in range(LM_STEPS):
+    for step in range(steps):
         begun = time.process_time()
         places = torch.randint(len(text.train) - WINDOW, (ROWS_PER_STEP, 1), generator=dice)
         ids = text.train[places + torch.arange(WINDOW + 1)].long()
@@ -185,14 +192,17 @@ def best(found: list[dict[str, Any]]) -> float:
 
 def compared(world: str, methods: tuple[Method, ...], search: Measure, final: Measure) -> dict[str, Row]:
     """Search every method's rate, then measure it for every seed of the table."""
-    rows: dict[str, Row] = {}
-    for method in methods:
-        found = searched(world, method, search)
-        lr = best(found)
-        runs = [
-            row(f"optim-{world}-{method.key}-{seed}", lambda m=method, lr=lr, s=seed: final(m, lr, s)) for seed in SEEDS
-        ]
-        rows[method.key] = {"title": method.title, "lr": lr, "search": found, "runs": runs}
+    tried = {method.key: searched(world, method, search) for method in methods}
+    rows: dict[str, Row] = {
+        method.key: {"title": method.title, "lr": best(tried[method.key]), "search": tried[method.key], "runs": []}
+        for method in methods
+    }
+    # seed by seed, so that an interrupted comparison has the same seeds of every method
+    for seed in SEEDS:
+        for method in methods:
+            line = rows[method.key]
+            name = f"optim-{world}-{method.key}-{seed}"
+            line["runs"].append(row(name, lambda m=method, lr=line["lr"], s=seed: final(m, lr, s)))
     return rows
 
 
@@ -221,12 +231,11 @@ def noisy(clean: dict[str, Row]) -> dict[str, dict[str, list[Row]]]:
 
 
 def bytes_of(file: Path) -> dict[str, Row]:
-    """Compare on a text."""
+    """Compare on a text; the search runs half as long."""
     text = Text.of(file)
     inner = text.for_search()
-    return compared("lm", LM, lambda m, lr, s: language(m, lr, s, inner), lambda m, lr, s: language(m, lr, s, text))
 
+    def search(method: Method, lr: float, seed: int) -> Row:
+        return language(method, lr, seed, inner, LM_STEPS // 2)
 
-def names() -> list[str]:
-    """Return the optimizers that a table may name."""
-    return [*table.OPTIMIZERS, *OURS]
+    return compared("lm", LM, search, lambda m, lr, s: language(m, lr, s, text))
