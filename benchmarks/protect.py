@@ -11,6 +11,7 @@ import argparse
 from functools import cache, partial
 from pathlib import Path
 
+import protect_cost
 import protect_digits
 import protect_tables
 import protect_text
@@ -23,20 +24,22 @@ from everlearn.memory.files import atomic_write
 PAGE = ROOT / "RESULTS.md"
 VALIDATION_SEED = 100
 DIGIT_SEEDS, TEXT_SEEDS = range(5), range(3)
-NOISY = ("AdamW", "DGD around AdamW, rho 3", "Muon", "M3, alpha 1, f 50", "OWM")
+NOISY = ("AdamW", "DGD around AdamW, rho 3", "Muon", "M3, alpha 1, f 50", "momentum, OWM's control (kappa 0)", "OWM")
 
 
 def main() -> None:
     """Measure what is missing, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the books; without it the text is not measured")
-    parser.add_argument("--only", choices=("digits", "text"), help="one of the two parts")
+    parser.add_argument("--only", choices=("digits", "text", "cost"), help="one of the parts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
-    if options.only != "text":
+    if options.only in (None, "cost"):
+        found["protect-cost"] = protect_tables.cost(row("protect-cost", protect_cost.measure))
+    if options.only in (None, "digits"):
         found["protect-digits"] = protect_tables.digits(digits())
-    if options.data and options.only != "digits":
+    if options.data and options.only in (None, "text"):
         found["protect-text"] = protect_tables.text(text(options.data))
     page = PAGE.read_text()
     for name, drawn in found.items():

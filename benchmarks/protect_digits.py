@@ -85,6 +85,11 @@ def protected(model: nn.Module, weights: list[Tensor], lr: float, *, rank: int |
     return OWM(weights, lr, inputs=capture(model), rank=rank)
 
 
+def unprotected(model: nn.Module, weights: list[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Return OWM that protects nothing: momentum."""
+    return OWM(weights, lr, inputs=capture(model), kappa=0.0)
+
+
 def sgd(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Return SGD for everything."""
     return [torch.optim.SGD(model.parameters(), lr=lr)]
@@ -107,6 +112,7 @@ METHODS = {
     "Muon": Method(with_adamw_for_biases(muon), (3e-3, 1e-2, 2e-2)),
     "Muon, beta .99": Method(with_adamw_for_biases(partial(muon, beta=0.99)), (3e-3, 1e-2, 2e-2)),
     "M3, alpha 1, f 50": Method(with_adamw_for_biases(slow_m3), (3e-3, 1e-2, 2e-2)),
+    "momentum, OWM's control (kappa 0)": Method(with_adamw_for_biases(unprotected), (0.15, 0.5, 1.0)),
     "OWM": Method(with_adamw_for_biases(protected), (0.6, 2.0, 4.0)),
     "OWM, rank 16": Method(with_adamw_for_biases(partial(protected, rank=16)), (0.6, 2.0, 4.0)),
 }

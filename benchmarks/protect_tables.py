@@ -76,3 +76,15 @@ def text(rows: dict[str, Row]) -> str:
         f"{stamp(used, 'python benchmarks/protect.py --data FOLDER')}"
     )
     return "\n".join([*lines, "", words])
+
+
+def cost(row: Row) -> str:
+    """Steps and training steps as ratios to AdamW, and bytes per parameter."""
+    lines = ["| | optimizer step, x AdamW | training step, x AdamW | bytes per parameter |", "|---|---|---|---|"]
+    base = row["AdamW"]
+    for name, one in row.items():
+        if name != "where":
+            ratios = f"{one['step'] / base['step']:.2f} | {one['whole'] / base['whole']:.2f}"
+            lines.append(f"| {name} | {ratios} | {one['bytes']:.1f} |")
+    words = "CPU time of the byte model of the table above, 8 windows of 128 bytes; the least of 6 interleaved rounds."
+    return "\n".join([*lines, "", f"{words} {stamp([row], 'python benchmarks/protect.py --only cost')}"])

@@ -17,6 +17,7 @@ from everlearn.demo.corpus import standard_library
 from everlearn.learn.chunk import token_nll
 from everlearn.models.text import encode
 from everlearn.optim import M3, OWM, capture
+from everlearn.optim.around import Around
 from everlearn.recipes.stand_in import load_book
 
 STEPS, BATCH, LENGTH, WARMUP = 100, 8, 128, 10
@@ -244,8 +245,11 @@ def learn(method: Method, setting: float, data: Data, seed: int, *, part: str = 
             penalty.add(model, draw(data[name]["train"], 64, draws))
         past.append(draw(data[name]["train"], REPLAY_BYTES // (LENGTH + 1), draws))
         after.append({other: bits(model, data[other][part]) for other in names})
-    kept = sum(v.nbytes for o in optimizers for s in o.state.values() for v in s.values() if isinstance(v, Tensor))
-    return {"after": after, "optimizer_bytes": kept, "parameters": sum(p.numel() for p in model.parameters())}
+    return {
+        "after": after,
+        "optimizer_bytes": kept_bytes(optimizers),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def batch_of(
@@ -263,6 +267,17 @@ def batch_of(
     held = torch.cat([windows[:share] for windows in past])
     old = held[torch.randint(len(held), (BATCH // 2,), generator=draws)]
     return torch.cat([new[: BATCH - BATCH // 2], old])
+
+
+def kept_bytes(optimizers: Optimizers) -> int:
+    """Return the bytes that optimizers keep between steps."""
+    memories = (optimizer.memories() if isinstance(optimizer, Around) else None for optimizer in optimizers)
+    return sum(
+        sum(part.state_bytes for part, _ in known)
+        if known
+        else sum(v.nbytes for slots in optimizer.state.values() for v in slots.values() if isinstance(v, Tensor))
+        for optimizer, known in zip(optimizers, memories, strict=True)
+    )
 
 
 def newest_and_old_sum(run: dict[str, Any]) -> float:

@@ -138,6 +138,16 @@ def test_groups_have_their_own_weight_of_the_decay_and_rate():
     assert torch.equal(models[0][4].weight, before)
 
 
+def test_a_step_uses_up_the_inputs_of_its_gradients():
+    model = network()
+    inputs = capture(model)
+    optimizer = DGD(torch.optim.SGD(model.parameters(), lr=0.1), inputs, rho=1.0)
+    model(batch(0)).square().mean().backward()
+    assert inputs.of(model[2].weight) is not None
+    optimizer.step()
+    assert all(inputs.of(model[place].weight) is None for place in (0, 2, 4))
+
+
 def test_its_state_is_that_of_the_optimizer_inside_and_either_loads_the_other():
     model = network()
     optimizer = DGD(BASES["adamw"](model.parameters()), capture(model), rho=2.0)

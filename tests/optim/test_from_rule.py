@@ -185,3 +185,41 @@ def test_what_describe_counts_is_what_the_first_step_keeps(rule):
     assert before == {f"FromRule.{name}": slot.numel() * slot.element_size() for name, slot in kept.items()}
     after = {c.name: c.state_bytes for c in describe(layer, optimizer).components if c.is_memory}
     assert after == before
+
+
+def test_a_step_uses_its_keys_up_even_where_nobody_zeroes_the_gradients():
+    """Gradients dropped by hand: the inputs of the first step do not come again in the second."""
+    x = torch.randn(2, 4, 3)
+    weights = []
+    for by_hand in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2, bias=False)
+        optimizer = FromRule(layer.parameters(), owm, lr=0.1, inputs=capture(layer))
+        for rows in x:
+            layer(rows).square().sum().backward()
+            optimizer.step()
+            layer.weight.grad = None
+            if not by_hand:
+                optimizer.zero_grad()
+        weights.append(layer.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_layers_of_one_shape_keep_their_own_keys():
+    """Two layers with different inputs in one optimizer equal two optimizers."""
+    x, together, alone = torch.randn(3, 2, 4, 3), [], []
+    for parts in ([(0, 1)], [(0,), (1,)]):
+        torch.manual_seed(0)
+        layers = [nn.Linear(3, 2, bias=False) for _ in range(2)]
+        made = [
+            FromRule([layers[i].weight for i in part], owm, lr=0.1, inputs=capture(nn.ModuleList(layers)))
+            for part in parts
+        ]
+        for rows in x:
+            for optimizer in made:
+                optimizer.zero_grad()
+            sum(layer(own).square().sum() for layer, own in zip(layers, rows, strict=True)).backward()
+            for optimizer in made:
+                optimizer.step()
+        (together if len(parts) == 1 else alone).extend(layer.weight.detach() for layer in layers)
+    assert all(map(torch.equal, together, alone))

@@ -1,7 +1,8 @@
 """Rules as optimizers: thin shells with no mathematics of their own."""
 
+from everlearn.levels.clock import LEVEL_CLOCK
 from everlearn.optim.base import RuleOptimizer
-from everlearn.optim.clocked import LEVEL_CLOCK, Clocked
+from everlearn.optim.clocked import Clocked
 from everlearn.optim.deep_momentum import DeepMomentum
 from everlearn.optim.delta_momentum import DeltaMomentum
 from everlearn.optim.dgd import DGD

@@ -51,7 +51,7 @@ class Around(torch.optim.Optimizer):
     # torch.compile leaves this step as it is: lists that change between steps would be traced again and again
     @torch.compiler.disable
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step; return what `closure` returned, or None."""
         loss = None
         if closure is not None:

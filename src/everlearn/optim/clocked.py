@@ -11,10 +11,7 @@ from torch import Tensor
 from everlearn.levels.component import Component, nbytes
 from everlearn.levels.gradients import Slot, gradient_memory
 from everlearn.optim.around import Around, called
-from everlearn.optim.views import finite
-
-# periods in optimizer steps, from the fastest level to the slowest
-LEVEL_CLOCK = (1, 4, 16, 64)
+from everlearn.optim.views import finite, shared
 
 
 @final
@@ -142,6 +139,11 @@ def _refuse(groups: list[dict[str, Any]]) -> None:
                 f"the gradient of {called(group, weight)} is sparse and cannot wait for its period; a dense one is "
                 "needed: build the embedding with sparse=False, or set period 1 for its group"
             )
+    # in one pass where nothing is wrong, which is nearly always
+    if grads and not any(shared(grad) for _, _, grad in grads):
+        largest = torch._foreach_norm([grad for _, _, grad in grads], float("inf"))
+        if bool(torch.stack([norm.to(largest[0]) for norm in largest]).isfinite().all()):
+            return
     for (group, weight, _), good in zip(grads, finite([grad for _, _, grad in grads]), strict=True):
         if not good:
             raise ValueError(

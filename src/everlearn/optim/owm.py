@@ -28,7 +28,7 @@ class OWM(RuleOptimizer):
     Orthogonal weight modification (Zeng et al. 2019) kept online, which is recursive least squares: a task that is over
     stays learned because the next one may not move what its inputs excite. It is no faster optimizer: steps shrink as
     1 / (1 + kappa S) along what is read all the time, so every stream ends rigid where its inputs have been. Use it for
-    streams without replay whose inputs differ; a softmax head that all tasks share still forgets.
+    streams without replay; biases are not protected, so give them a small rate.
 
     Memory, fp32: 4 B for each number of the momentum and 8 in^2 B for a layer; 4 in^2 B more while a step collects. A
     layer of 256 x 256 takes 12 B per parameter, one of 1024 x 256 (out x in) 6, one of 256 x 1024 36. With `rank` r a
@@ -48,6 +48,7 @@ class OWM(RuleOptimizer):
     Raises:
         ValueError: as `RuleOptimizer`, or a layer whose weight has a gradient has not been seen.
     Example:
+        >>> import torch
         >>> from everlearn.optim import capture
         >>> layer = torch.nn.Linear(2, 1, bias=False)
         >>> optimizer = OWM(layer.parameters(), lr=0.3, inputs=capture(layer))

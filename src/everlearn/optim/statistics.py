@@ -79,16 +79,19 @@ class Sketch:
 
     @classmethod
     def of(cls, reading: Reading, x: Tensor, *, rank: int) -> Sketch:
-        """Sketch an input, some keys at a time."""
+        """Sketch an input: in one piece where the layer is narrow, else a few keys at a time."""
         if reading.looks_up:
             # one number for each token: its root is the whole sketch
             total, count = reading.total(x)
             return cls(total.sqrt(), count)
         keys = directions(reading.keys(x))
         rows = keys.new_zeros(*keys.shape[:-2], min(rank, keys.shape[-1]), keys.shape[-1])
-        for block in keys.split(2 * rank, -2) if keys.shape[-2] else ():
+        count, dim = keys.shape[-2:]
+        # one decomposition of [in, in], or one of [3 rank, 3 rank] for every 2 rank keys: whichever multiplies less
+        size = count if dim**3 <= 13 * count * rank**2 else 2 * rank
+        for block in keys.split(size, -2) if count else ():
             rows, _ = frequent_directions(rows, block, rank)
-        return cls(rows, keys.shape[-2])
+        return cls(rows, count)
 
     def __add__(self, other: Sketch) -> Sketch:
         merged, _ = frequent_directions(self.rows, other.rows, self.rows.shape[-2])
