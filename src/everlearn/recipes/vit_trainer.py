@@ -166,8 +166,7 @@ class ViTTrainer:
             for name, weight in self.model.named_parameters():
                 weight.copy_(checkpoint.weights[name])
         state: dict[int, dict[str, Any]] = {}
-        # in one order, whatever the file's: what is kept alike is stepped as one batch
-        for name, value in sorted({**checkpoint.rest, **checkpoint.about["numbers"]}.items()):
+        for name, value in {**checkpoint.rest, **checkpoint.about["numbers"]}.items():
             _, index, slot = name.split("/", 2)
             state.setdefault(int(index), {})[slot] = value
         # what JSON made lists of was tuples
