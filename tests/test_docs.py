@@ -32,7 +32,7 @@ WANTED = labels(
     "[NL eq. 6, 10-13, 33, 42-44, 46-52, 56-57, 64-68, 70-75, 83-88, 90-97, 101-105, 113-121, alg. 1] [Titans eq. 8-31]"
 )
 # what of it, and of the rest of the list in paper/equations.py, has no code yet: this may only shrink
-TO_COME = ("[NL eq. 45, sec. 7.3]",)
+TO_COME = ("[NL sec. 7.3]",)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ast
 import graphlib
-import itertools
-import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +29,7 @@ ALLOWED = {
     "learn": "models layers memory levels",
     "evals": "models learn continual optim layers memory rules levels ops train",
     "train": "models learn continual optim memory rules levels",
-    "recipes": "train models convert learn continual evals optim levels",
+    "recipes": "train models convert learn continual evals optim rules memory levels",
     "store": "memory levels",
     "serve": "learn continual store",
     "device": "",
@@ -66,9 +64,10 @@ WIDER = {
     # what an extra installs, imported where it is used alone
     "continual/encoders.py": {"sentence_transformers"},
     "continual/text_sets.py": {"datasets"},
+    "recipes/image_files.py": {"PIL", "datasets"},
 }
 # where a distribution and its module differ
-IMPORT_NAMES = {"scikit-learn": "sklearn", "sentence-transformers": "sentence_transformers"}
+IMPORT_NAMES = {"scikit-learn": "sklearn", "sentence-transformers": "sentence_transformers", "pillow": "PIL"}
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "matplotlib", "rich", "jinja2", "safetensors", "transformers", "tyro"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -156,15 +155,21 @@ def test_imports_are_absolute_and_name_no_star(path):
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_third_party_imports_are_declared_and_lawful(path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared, extra = (
-        {IMPORT_NAMES.get(name, name) for name in (re.split("[>=<]", one)[0].strip() for one in requirements)}
-        for requirements in (project["dependencies"], itertools.chain(*project["optional-dependencies"].values()))
-    )
+    declared = import_names(project["dependencies"])
+    extras = import_names(name for those in project["optional-dependencies"].values() for name in those)
     file = path.relative_to(PACKAGE).as_posix()
     wider = {name for place, names in WIDER.items() if file.startswith(place) for name in names}
-    allowed = (THIRD_PARTY.get(band_of(path), declared) & declared) | (wider & (declared | extra))
+    allowed = (THIRD_PARTY.get(band_of(path), declared) & declared) | (wider & (declared | extras))
     foreign = {name.split(".")[0] for _, name in imports(path)} - sys.stdlib_module_names - {"everlearn"}
     assert foreign <= allowed, f"{band_of(path)} may import {sorted(allowed)}; this file imports {sorted(foreign)}"
+    # what only an extra brings may be missing: it is imported where it is needed, and not with the module
+    early = {name.split(".")[0] for _, name in early_imports(ast.parse(path.read_text(encoding="utf-8")).body)}
+    assert not early & (extras - declared)
+
+
+def import_names(requirements: Iterable[str]) -> set[str]:
+    names = {requirement.split(">")[0].split("=")[0].split("<")[0].strip() for requirement in requirements}
+    return {IMPORT_NAMES.get(name, name) for name in names}
 
 
 def test_no_module_waits_for_itself():

@@ -31,3 +31,15 @@ def test_rows_with_their_own_weights_equal_each_row_alone(rows):
     leaves = [p for layer in layers for p in layer.parameters()]
     got_grads, want_grads = (torch.autograd.grad((out**2).sum(), [x, *leaves]) for out in (y, want))
     assert all(torch.allclose(a, b, rtol=0, atol=1e-13) for a, b in zip(got_grads, want_grads, strict=True))
+
+
+def test_the_layer_is_the_function_and_its_three_matrices_are_called_as_layers():
+    """So that who captures the inputs of linear layers sees them: x twice, and what is between."""
+    torch.manual_seed(0)
+    layer, x, seen = SwiGLU(4, 6).double(), torch.randn(2, 3, 4, dtype=torch.float64), {}
+    for name, part in layer.named_children():
+        part.register_forward_hook(lambda _, args, output, name=name: seen.update({name: args[0]}))
+    y = layer(x)
+    assert torch.equal(y, swiglu(x, **layer.weights()))
+    assert seen["gate"] is x and seen["up"] is x
+    torch.testing.assert_close(seen["down"] @ layer.down.weight.T, y, rtol=1e-12, atol=1e-14)

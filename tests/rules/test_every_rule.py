@@ -46,6 +46,7 @@ CASES = {
     rules.delta_momentum: Case(setting={"gamma": 0.1}),
     rules.delta_momentum_matrix: Case(setting={"gamma": 0.1}),
     rules.delta_momentum_printed: Case(setting={"alpha": 0.1}, explodes=True),
+    rules.delta_momentum_scaled: Case(setting={"gamma": 0.1}),
     rules.newton_schulz: Case(setting={"nesterov": False}),
     rules.m3: Case(setting={"slow_period": 3}, vmap=False),
     rules.deep_momentum: Case(setting={"eta_inner": 0.1}),

@@ -27,6 +27,10 @@ class Tasks:
 def tasks_at_angle(angle: float, draws: int, *, count: int = 8, dim: int = 16, out: int = 8, seed: int = 0) -> Tasks:
     """Draw tasks that overlap by a given angle; one linear map solves all of them as long as the angle is not 0.
 
+    The gradient of a task is an error times its input, so at 90 degrees the tasks pull in orthogonal directions, as in
+    the paper's argument [NL eq. 45] that a momentum of the last ones holds nothing of the first;
+    see `momentum_weights`.
+
     Args:
         angle: between any two inputs of one draw [degrees], in (0, 90].
         draws: independent sets of tasks, S.
@@ -73,6 +77,38 @@ def learn_in_turn(rule: Rule, tasks: Tasks, eta: float, steps: int = 100) -> tup
             weights, slots = rule(weights, grad, x, slots, eta=eta)
         newest.append(_missing(weights, x, y)[:, 0])
     return torch.stack(newest, 1).mean(1), _missing(weights, tasks.inputs, tasks.targets)[:, :-1].mean(1)
+
+
+def momentum_weights(beta: float, steps: int) -> Tensor:
+    """Return what each past gradient weighs in a bias-corrected momentum.  [NL eq. 45]
+
+        m_t = sum_i w_i g_{t-i},   w_i = (1 - beta) beta^i / (1 - beta^t)
+
+    Of tasks with orthogonal gradients the momentum holds, along an earlier one, the sum of w over the steps in which
+    that was trained: after n more steps at most beta^n of it all, so 1e-5 of it at beta .9 and n 100.
+
+    Args:
+        beta: share of the old momentum that is kept, in [0, 1).
+        steps: t, how many gradients have come.
+    Returns:
+        w, [t], of the newest first; their sum is 1.
+    Raises:
+        ValueError: beta outside [0, 1).
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta {beta} is outside [0, 1), so the weights have no sum; a momentum keeps less; try 0.9")
+    age = torch.arange(steps, dtype=torch.float64)
+    return (1 - beta) * beta**age / (1 - beta**steps)
+
+
+def gradients_that_carry(share: float, beta: float) -> int:
+    """Return how many of the newest gradients make up a share of a long momentum: 7 half of it at beta .9.
+
+    Args:
+        share: in (0, 1).
+        beta: in (0, 1).
+    """
+    return math.ceil(math.log(1 - share) / math.log(beta) - 1e-9)
 
 
 def _missing(weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:

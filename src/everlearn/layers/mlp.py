@@ -51,7 +51,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, [B, T, dim], to [B, T, dim]."""
-        return swiglu(x, **self.weights())
+        # `swiglu` through the layers themselves: what they read is seen by who captures inputs
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
     def components(self) -> list[Component]:
         """Return its three matrices as one component."""

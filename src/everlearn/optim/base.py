@@ -183,7 +183,8 @@ class RuleOptimizer(torch.optim.Optimizer, ABC):
         """Yield the parameters that one call of the rule steps: large ones and those with keys alone."""
         batches: dict[Any, list[Ready]] = {}
         for one in ready:
-            weight, names = one.weight, tuple(self.state[one.weight])
+            # a set: a state out of a file may name its slots in another order
+            weight, names = one.weight, frozenset(self.state[one.weight])
             alone = one.key is not None or self.any_shape or weight.numel() > SMALL
             kind = (_matrix_shape(weight), weight.ndim > 1, weight.dtype, weight.device, names)
             batches.setdefault(id(weight) if alone else kind, []).append(one)

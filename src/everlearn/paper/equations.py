@@ -20,6 +20,7 @@ _NAMES = {
     "[NL eq. 50]": "deep momentum: the memory of gradients is an MLP",
     "[NL eq. 51]": "momentum with feature maps on its keys",
     "[NL eq. 52]": "momentum with a non-linear output; Newton-Schulz makes it Muon",
+    "[NL eq. 53]": "a surface with a winding valley, whose curvature changes along the way",
     "[NL eq. 56-57]": "delta gradient descent (DGD): a step that also forgets along its input",
     "[NL eq. 62]": "softmax attention as a non-parametric memory: kernel regression",
     "[NL eq. 64]": "linear attention: a memory written with the dot-product objective",

@@ -4,6 +4,7 @@ from everlearn.rules.adam import adam
 from everlearn.rules.clip import clip_rows
 from everlearn.rules.deep_momentum import deep_momentum
 from everlearn.rules.delta_momentum import delta_momentum, delta_momentum_matrix, delta_momentum_printed
+from everlearn.rules.delta_momentum_scaled import delta_momentum_scaled
 from everlearn.rules.dgd import dgd
 from everlearn.rules.gd import gd
 from everlearn.rules.least_squares import least_squares
@@ -26,6 +27,7 @@ __all__ = [
     "delta_momentum",
     "delta_momentum_matrix",
     "delta_momentum_printed",
+    "delta_momentum_scaled",
     "dgd",
     "gd",
     "least_squares",

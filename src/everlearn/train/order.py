@@ -75,7 +75,7 @@ class Windows:
         """Return where a window of the endless sequence begins."""
         epoch, place = divmod(number, self.count)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
             spare = len(self._data) - 1 - self.count * self.length
             first = torch.randint(min(self.length, spare + 1), (), generator=generator)
             self._starts = first + self.length * torch.randperm(self.count, generator=generator)
@@ -107,7 +107,7 @@ class Strips:
                 f"the text to train on has {len(self._data)} tokens, {rows} rows of {length} need more than "
                 f"{rows * length}; give a longer text, or a smaller batch_size or length"
             )
-        shift = int(torch.randint(len(self._data), (), generator=torch.Generator().manual_seed(_mix(seed, 0))))
+        shift = int(torch.randint(len(self._data), (), generator=torch.Generator().manual_seed(seed_of(seed, 0))))
         ends = torch.cumsum(torch.tensor([len(document) for document in documents]), 0).tolist()
         cuts = [len(self._data) * row // rows for row in range(rows + 1)]
         self._segments = [self._cut(cuts[row] + shift, cuts[row + 1] + shift, ends) for row in range(rows)]
@@ -137,6 +137,6 @@ class Strips:
         return segments
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """Return a seed of its own for each epoch of each seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
+def seed_of(seed: int, number: int) -> int:
+    """Return a seed of its own for each number, such as an epoch, of each seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:7], "big")
