@@ -81,8 +81,8 @@ def test_the_log_holds_the_loss_of_every_step_and_what_was_tested(tmp_path):
 
 @pytest.mark.parametrize("name", ["adamw", "preconditioned", "muon", "m3", "dgd_adamw"])
 def test_an_easy_difference_is_learned(name, tmp_path):
-    """Half of the image is brighter: 60 images and 60 steps are enough for every image of the test."""
-    summary = vit.run(config(name, 60), IMAGES, tmp_path)
+    """Half of the image is brighter: 60 images and 120 steps are enough for every image of the test."""
+    summary = vit.run(config(name, 120), IMAGES, tmp_path)
     assert summary["test_accuracy"] == 1.0
     model, classes = vit.load(tmp_path)
     with torch.no_grad():
