@@ -2,8 +2,9 @@
 
     python benchmarks/unknown.py --data FOLDER --encoder NAME_OR_PATH [--features FOLDER]
 
-FOLDER holds clinc150, banking77 and dbpedia70; see docs/data.md. Everything is chosen on validation rows, the test rows
-are measured once. Rows are kept in `results/rows/`, so an interrupted run goes on where it stopped.
+FOLDER holds clinc150, banking77 and dbpedia70, each with the files that `continual/text_sets.py` names. Everything is
+chosen on validation rows, the test rows are measured once. Rows are kept in `results/rows/`, so an interrupted run goes
+on where it stopped.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ ALLOWED = {
     "convert": "models layers memory levels rules",
     "continual": "models layers memory rules levels ops",
     "learn": "models layers memory levels",
-    "evals": "models learn continual optim memory rules levels ops train",
+    "evals": "models learn continual optim layers memory rules levels ops train",
     "train": "models learn continual optim memory rules levels",
     "recipes": "train models convert learn continual evals optim levels",
     "store": "memory levels",
@@ -67,10 +67,8 @@ WIDER = {
     "continual/encoders.py": {"sentence_transformers"},
     "continual/text_sets.py": {"datasets"},
 }
-IMPORT_NAMES = {
-    "scikit-learn": "sklearn",
-    "sentence-transformers": "sentence_transformers",
-}  # where a distribution and its module differ
+# where a distribution and its module differ
+IMPORT_NAMES = {"scikit-learn": "sklearn", "sentence-transformers": "sentence_transformers"}
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "matplotlib", "rich", "jinja2", "safetensors", "transformers", "tyro"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -26,6 +26,7 @@ class Case:
         decays: moves without a gradient.
         vmap: runs under torch.func.vmap; False where the rule decides from its slots.
         explodes: its step, as its docstring says, is unstable for large values.
+        outer: its keys have an outer gradient.
     """
 
     keys: int = 0
@@ -34,6 +35,7 @@ class Case:
     decays: bool = False
     vmap: bool = True
     explodes: bool = False
+    outer: bool = True
 
 
 CASES = {
@@ -50,6 +52,7 @@ CASES = {
     rules.dgd: Case(keys=3, setting={"rho": 0.3}, decays=True),
     rules.least_squares: Case(keys=3, setting={"ridge": 0.3}),
     rules.owm: Case(keys=3, setting={"refresh_period": 2}, vmap=False),
+    rules.owm_low_rank: Case(keys=3, setting={"rank": 2}, outer=False),
     rules.oja: Case(keys=1, dot=True, explodes=True),
     rules.omega: Case(keys=1, setting={"window": 3}),
 }
@@ -166,7 +169,7 @@ def test_the_type_of_the_weights_is_kept(rule, dtype):
     assert {weights.dtype, *(slot.dtype for slot in slots.values())} == {dtype}
 
 
-@pytest.mark.parametrize("rule", [rules.dgd, rules.least_squares, rules.owm])
+@pytest.mark.parametrize("rule", [rules.dgd, rules.least_squares, rules.owm, rules.owm_low_rank])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_where_something_is_solved_half_precision_is_float32_but_for_rounding(rule, dtype):
     """Two steps from the same rounded numbers, to a few units of the shorter type; its weights stay of that type."""
@@ -247,8 +250,16 @@ def test_the_outer_gradient_is_right(rule):
     settings = {"eta_inner": 0.1} if rule is rules.deep_momentum else {}
     settings |= {"slow_period": 2} if rule is rules.m3 else {}
 
+    seen = keys[:3].clone()
+
     def learn(W, keys, values, eta):
-        return run(rule, W, keys, values, eta=eta, **settings)[0]
+        if CASES[rule].outer:
+            return run(rule, W, keys, values, eta=eta, **settings)[0]
+        # gradients that come from elsewhere than the keys
+        slots = {}
+        for k, g in zip(seen, values, strict=True):
+            W, slots = rule(W, W + g.mT @ keys[0], k, slots, eta=eta)
+        return W
 
     assert torch.autograd.gradcheck(learn, [tensor.requires_grad_() for tensor in inputs], fast_mode=True)
 

@@ -103,3 +103,19 @@ def test_its_momentum_is_a_linear_memory_under_a_non_linear_output():
         weights, slots = newton_schulz(weights, grad, None, slots, eta=1.0, beta=0.8, ns_steps=0, nesterov=False)
         m = 0.8 * m + 0.2 * grad
         torch.testing.assert_close(before - weights, 0.2 * 2 * m / m.norm(), rtol=1e-12, atol=1e-13)
+
+
+def test_it_computes_in_another_type_when_asked():
+    """The literal steps in bfloat16, from the float32 matrix of norm 1; up to how its products are summed."""
+    x = torch.randn(12, 20)
+    got = orthogonalize(x, dtype=torch.bfloat16)
+    expected = (x / x.norm()).bfloat16()
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    assert got.dtype == torch.float32
+    assert torch.equal(got, got.bfloat16().float())
+    torch.testing.assert_close(got, expected.float(), rtol=0.03, atol=0.01)
+    assert (got - orthogonalize(x)).norm() < 0.05 * got.norm()
+    weights = newton_schulz(torch.zeros(12, 20), x, None, {}, eta=1.0, ns_dtype=torch.bfloat16)[0]
+    assert torch.equal(weights, -0.2 * 20**0.5 * orthogonalize(0.05 * x + 0.95 * (0.05 * x), dtype=torch.bfloat16))

@@ -35,8 +35,9 @@ def answer(
     if top_k < 1:
         raise ValueError(f"top_k {top_k} asks for no label; give a number >= 1, or leave it out for the best one")
     shares = (scores / calibration.temperature if calibration else scores).softmax(1)
-    shares, index = shares.sort(dim=1, descending=True, stable=True)
+    # by score: shares that are next to nothing are all equal
+    index = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
     return [
-        [(snapshot.labels[i], share) for i, share in zip(row[:top_k], values, strict=False)]
-        for row, values in zip(index.tolist(), shares.tolist(), strict=True)
+        [(snapshot.labels[i], share) for i, share in zip(row, values, strict=True)]
+        for row, values in zip(index.tolist(), shares.gather(1, index).tolist(), strict=True)
     ]

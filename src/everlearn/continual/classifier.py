@@ -81,6 +81,11 @@ class Classifier:
         return self.memory.counts
 
     @property
+    def keeps_ledger(self) -> bool:
+        """Tell whether examples are kept: the state has a ledger, be it open here or not."""
+        return self.ledger is not None or self._wants_ledger
+
+    @property
     def nbytes(self) -> dict[str, int]:
         """Return the bytes of the "state", however much was learned, and of the "ledger", which grows with it."""
         state = sum(tensor.nbytes for tensor in self.memory.to_tensors()[0].values())

@@ -72,7 +72,7 @@ SCORES: dict[str, Familiarity] = {
     "distance": distance,
     "relative": relative,
 }
-DEFAULT = "relative"
+FEW = 10  # classes; with fewer of them, what lies between their means says little about what lies elsewhere
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def calibrate(
         phi: features of known records, [B, D] float64.
         labels: their classes.
         unknown: features of records of no class, [U, D] float64, or None.
-        score: a name in `SCORES`; None chooses it, or takes the default where there is nothing to choose on.
+        score: a name in `SCORES`; None chooses it or, where there is nothing to choose on, takes "relative", and
+            "distance" with fewer than ten classes.
         keep: in (0, 1).
     Raises:
         ValueError: no record, a class that was not learned, an unknown score, or keep outside its range.
@@ -140,7 +141,7 @@ def calibrate(
     for name, t in (("ece_before", 1.0), ("ece_after", temperature)):
         report[name] = calibration_error((scores / t).softmax(1).amax(1), right)
     if unknown is None:
-        chosen = score or DEFAULT
+        chosen = score or ("relative" if len(snapshot.labels) >= FEW else "distance")
         known = SCORES[chosen](snapshot, phi, scores, temperature)
         threshold = float(known.quantile(1 - keep))
         return Calibration(chosen, threshold, temperature, report | {"kept": _share(known >= threshold)})

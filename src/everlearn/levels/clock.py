@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# the published clock in optimizer steps, from the fastest level to the slowest
+LEVEL_CLOCK = (1, 4, 16, 64)
+
 
 @dataclass(frozen=True)
 class Level:

@@ -13,6 +13,7 @@ from everlearn.rules.newton_schulz import newton_schulz, orthogonalize
 from everlearn.rules.oja import oja
 from everlearn.rules.omega import omega
 from everlearn.rules.owm import owm
+from everlearn.rules.owm_low_rank import owm_low_rank
 from everlearn.rules.preconditioned import preconditioned
 from everlearn.rules.types import Rule, Slots
 
@@ -35,5 +36,6 @@ __all__ = [
     "omega",
     "orthogonalize",
     "owm",
+    "owm_low_rank",
     "preconditioned",
 ]

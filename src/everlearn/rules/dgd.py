@@ -18,6 +18,7 @@ def dgd(
     *,
     eta: float | Tensor,
     rho: float | Tensor = 1.0,
+    implicit: bool = True,
 ) -> tuple[Tensor, Slots]:
     """Take the delta gradient step, exactly for any number of keys.  [NL eq. 56-57, 113-121]
 
@@ -38,6 +39,9 @@ def dgd(
         slots: dgd keeps nothing and returns it as it came.
         eta: step size, >= 0, a number or [..., 1, 1]; any size is stable, since the step is implicit in the decay.
         rho: weight of the decay, >= 0, a number or [..., 1, 1]; 0 is `gd`.
+        implicit: True for the exact minimiser above; False for W (I - eta rho X^T X) - eta g, which is `gd` on the loss
+            plus the penalty for any number of keys, overshoots once eta rho X^T X has an eigenvalue above 1, and is
+            the decay of `everlearn.optim.DGD`.
     Returns:
         weights: the changed weights; the argument is left untouched. Half precision is solved in float32.
         slots: as given.
@@ -51,6 +55,9 @@ def dgd(
         5.0
     """
     keys = wide(key_block("dgd", key, weights))
+    if not implicit:
+        decay = decay_along(wide(as_matrix(weights)), keys.mT @ keys, eta * rho).reshape(weights.shape)
+        return (weights - decay - eta * grad).to(weights.dtype), slots
     moved = wide(as_matrix(weights - eta * grad))
     decay = torch.as_tensor(eta * rho, dtype=moved.dtype, device=moved.device)
     size, dim = keys.shape[-2:]
@@ -62,3 +69,14 @@ def dgd(
         inner = torch.eye(dim, dtype=moved.dtype, device=moved.device) + decay * keys.mT @ keys
         moved = torch.linalg.solve(inner, moved.mT).mT
     return moved.reshape(weights.shape).to(weights.dtype), slots
+
+
+def decay_along(weights: Tensor, moment: Tensor, share: float | Tensor) -> Tensor:
+    """Return what the delta gradient step lets go of: share W S.  [NL eq. 57, 113-121]
+
+    Args:
+        weights: W, [..., out, in].
+        moment: S, the sum or mean of x x^T over the inputs, [..., in, in].
+        share: step size times rho, a number or [..., 1, 1].
+    """
+    return share * (weights @ moment)

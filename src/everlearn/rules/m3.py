@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from everlearn.rules.average import decaying_average
 from everlearn.rules.newton_schulz import common_size, lookahead, orthogonalize
-from everlearn.rules.shapes import as_matrix, one_each, root, unit
+from everlearn.rules.shapes import as_matrix, one_each, root
 from everlearn.rules.types import Slots
 
 
@@ -28,6 +29,7 @@ def m3(
     ns_steps: int = 5,
     second_moment: bool = True,
     eps: float = 1e-8,
+    ns_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Slots]:
     """Step along two momenta of different speed, a continuum memory of gradients.  [NL alg. 1, eq. 75]
 
@@ -46,10 +48,11 @@ def m3(
         weights: what is changed, [..., out, in]; a vector [n] is one row.
         grad: its gradient, same shape.
         key: unused; every rule takes it.
-        slots: {} before the first step, then "m", "slow" (s), "slow_step" (NS(s)), "sum" (gradients since the last
-            refresh), "v", all [..., out, in], and "phase" (how many gradients are in the sum) and "v_mass".
+        slots: {} before the first step, then "m", "slow" (s, with the gradients since the last refresh in it),
+            "slow_step" (NS(s) at the last refresh), "v", all [..., out, in], and "phase" (how many gradients have come
+            since) and "v_mass". Where alpha is the number 0 nothing slow is kept.
         eta: step size, >= 0: root mean square of the change is 0.2 eta in every matrix.
-        alpha: share of the slow memory, >= 0.
+        alpha: share of the slow memory, >= 0; the number 0 drops the memory, which begins anew when alpha rises.
         beta: share of the fast momentum that is kept per step, in [0, 1).
         beta_slow: share of the slow one that is kept per refresh, in [0, 1).
         beta2: share of the old second moment that is kept, in [0, 1).
@@ -57,34 +60,58 @@ def m3(
         ns_steps: Newton-Schulz steps, >= 1.
         second_moment: False steps along O itself, scaled as in `newton_schulz`.
         eps: added to sqrt(v), in units of O.
+        ns_dtype: type of the Newton-Schulz steps, such as torch.bfloat16; None as `orthogonalize` says.
     Returns:
         weights: the changed weights; the argument is left untouched.
         slots: the new ones.
     """
     g = as_matrix(grad)
     u, m = lookahead(slots, g, beta)
-    kept = {"m": m} | _slow_memory(slots, g, beta_slow, slow_period, ns_steps)
+
+    def orthogonal(matrix: Tensor) -> Tensor:
+        return orthogonalize(matrix, ns_steps, dtype=ns_dtype)
+
+    slow = _slow_memory(slots, g, alpha, beta_slow, slow_period, orthogonal)
+    kept = {"m": m} | slow
+    step = orthogonal(u)
     # the slow memory acts from the step after its refresh on
-    step = orthogonalize(u, ns_steps)
-    step = step + alpha * slots["slow_step"] if slots else step
+    step = step + alpha * slots["slow_step"] if slow and "slow_step" in slots else step
+    size: float | Tensor = 1.0
     if second_moment:
         v, averaged = decaying_average(slots, "v", step.square(), beta2, mass="v_mass")
-        step = unit(step / (root(v) + eps), (-2, -1)) * math.sqrt(g.shape[-2] * g.shape[-1]) * 0.2
+        step = step / (root(v) + eps)
+        size = _to_length(step, 0.2 * math.sqrt(g.shape[-2] * g.shape[-1]))
         kept |= averaged
     else:
         step = common_size(g) * step
-    return weights - eta * step.reshape(weights.shape), kept
+    return weights - ((eta * size) * step).reshape(weights.shape), kept
 
 
-def _slow_memory(slots: Slots, grad: Tensor, beta: float, period: int, ns_steps: int) -> Slots:
-    """Collect the gradient, and refresh the slow momentum of those matrices whose period is over."""
-    old = slots or {name: torch.zeros_like(grad) for name in ("slow", "slow_step", "sum")} | {"phase": one_each(grad)}
-    total, phase = old["sum"] + grad, old["phase"] + 1
-    due = phase >= period
-    slow, slow_step = old["slow"], old["slow_step"]
+def _to_length(matrix: Tensor, wanted: float) -> Tensor:
+    """Return the factor that brings each matrix to a Frobenius norm; 0 where it is zero."""
+    norm = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+    return torch.where(norm > 0, wanted / torch.where(norm > 0, norm, 1.0), 0.0)
+
+
+def _slow_memory(
+    slots: Slots,
+    grad: Tensor,
+    alpha: float | Tensor,
+    beta: float,
+    period: int,
+    orthogonal: Callable[[Tensor], Tensor],
+) -> Slots:
+    """Add the gradient to the slow momentum, and orthogonalise it in those matrices whose period is over."""
+    if not isinstance(alpha, Tensor) and alpha == 0:
+        return {}
+    if "slow" in slots:
+        slow, slow_step, phase = slots["slow"], slots["slow_step"], slots["phase"]
+    else:
+        slow, slow_step, phase = torch.zeros_like(grad), torch.zeros_like(grad), one_each(grad)
+    # nobody reads it before the period is over, so its mean needs no sum of its own
+    share = torch.where(phase == 0, torch.full_like(phase, beta), torch.ones_like(phase))
+    slow = torch.addcmul(((1 - beta) / period) * grad, share, slow)
+    due = phase + 1 >= period
     if bool(due.any()):
-        refreshed = slow.lerp(total / period, 1 - beta)
-        slow_step = torch.where(due, orthogonalize(refreshed, ns_steps), slow_step)
-        slow = torch.where(due, refreshed, slow)
-    total, phase = torch.where(due, 0.0, total), torch.where(due, 0.0, phase)
-    return {"slow": slow, "slow_step": slow_step, "sum": total, "phase": phase}
+        slow_step = torch.where(due, orthogonal(slow), slow_step)
+    return {"slow": slow, "slow_step": slow_step, "phase": torch.where(due, 0.0, phase + 1)}

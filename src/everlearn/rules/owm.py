@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from everlearn.rules.average import decaying_average
+from everlearn.rules.directions import second_moment
 from everlearn.rules.keys import key_block
-from everlearn.rules.shapes import as_matrix, one_each, unit, wide
+from everlearn.rules.shapes import as_matrix, one_each
 from everlearn.rules.types import Slots
 
 
@@ -51,8 +52,26 @@ def owm(
     Raises:
         ValueError: no key, or keys that do not fit the weights.
     """
-    directions = unit(wide(key_block("owm", key, weights)), -1)
-    newest = directions.mT @ directions / max(directions.shape[-2], 1)
+    newest = second_moment(key_block("owm", key, weights))
+    return owm_by_moment(weights, grad, newest, slots, eta=eta, beta=beta, kappa=kappa, refresh_period=refresh_period)
+
+
+def owm_by_moment(
+    weights: Tensor,
+    grad: Tensor,
+    newest: Tensor,
+    slots: Slots,
+    *,
+    eta: float | Tensor,
+    beta: float,
+    kappa: float,
+    refresh_period: int,
+) -> tuple[Tensor, Slots]:
+    """Take the step of `owm`, given C instead of the keys that it is the moment of.
+
+    Args:
+        newest: C, `second_moment` of the keys, [..., in, in].
+    """
     m, kept = decaying_average(slots, "m", as_matrix(grad), beta)
     scatter = slots["scatter"] + newest if slots else newest
     precision, phase = _refreshed(slots, scatter, newest, eta, kappa, refresh_period)

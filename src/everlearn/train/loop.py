@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.learn.chunk import token_nll
-from everlearn.optim import FromRule
-from everlearn.rules import newton_schulz
+from everlearn.optim import Muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,4 +145,4 @@ def muon(matrices: list[Tensor], lr: float) -> torch.optim.Optimizer:
 
 def muon_in_float32(matrices: list[Tensor], lr: float) -> torch.optim.Optimizer:
     """Return the same rule in float32: a gradient that differs in its last bits makes a step that does, and no more."""
-    return FromRule([{"params": matrices}], newton_schulz, lr)
+    return Muon([{"params": matrices}], lr)

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from everlearn.continual.strategies.base import Encode, Loss, best_seen, tensor_bytes
 from everlearn.layers.cms import CMS
-from everlearn.levels.clock import Level
+from everlearn.levels.clock import LEVEL_CLOCK, Level
 from everlearn.memory.state import LayerState
-
-LEVEL_CLOCK = (1, 4, 16, 64)
 
 
 def step_levels(eta: float, batch_size: int, steps: Sequence[int] = LEVEL_CLOCK) -> tuple[Level, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everlearn.continual.strategies.cms import LEVEL_CLOCK
-from everlearn.levels.clock import Level
+from everlearn.levels.clock import LEVEL_CLOCK, Level
 
 
 def one_rate_levels(eta: float, batch_size: int, steps: Sequence[int] = LEVEL_CLOCK) -> tuple[Level, ...]:
