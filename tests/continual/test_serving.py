@@ -99,7 +99,7 @@ def test_predict_waits_neither_for_a_write_nor_for_a_solve(monkeypatch):
             patch.setattr(Snapshot, "of", slow)
             serving.learn(x[20:], y[20:] + 50)
             answers = []
-            with made._writing, made.memory._writing:
+            with made._writing, made.memory._writing, serving._asking:
                 reader = threading.Thread(target=lambda: answers.append(serving.predict(probe)))
                 reader.start()
                 reader.join(20)
