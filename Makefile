@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ALIGNED := $(VENV)/.aligned
 TORCH_INDEX ?=
 TORCH := $(shell grep '^torch==' constraints.txt)
 DEMO_DIR ?= demo
@@ -12,7 +13,7 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow check results results-fast docs clean
+.PHONY: demo test test-slow test-align check results results-fast docs clean
 
 demo: $(STAMP)
 	$(BIN)/everlearn demo --out $(DEMO_DIR)
@@ -22,6 +23,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow -q
+
+# the training libraries of Hugging Face, which `make test` passes over where they are missing
+test-align: $(ALIGNED)
+	$(BIN)/python -m pytest -m "not slow" -q tests/models/hf tests/train/test_log.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -63,4 +68,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX) )$(TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(ALIGNED): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,align]'
 	@touch $@

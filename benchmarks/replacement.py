@@ -24,9 +24,9 @@ from tables import put
 from torch import Tensor
 
 from everlearn.convert import Continuum, Delta, ReplacedModel, next_token, replace_blocks, stack_levels
-from everlearn.convert.hub import load_base
 from everlearn.learn import Learner
 from everlearn.memory.files import atomic_write
+from everlearn.models.hub import load_base
 from everlearn.models.tokenizer import count_bytes, encode
 from everlearn.recipes.replacement import ReplacementRecipe, bits_per_byte, gradual
 from everlearn.recipes.stand_in import BOOKS, load_book, split

@@ -8,10 +8,10 @@ import torch
 
 import everlearn as el
 from everlearn.convert import Continuum, Delta, replace_blocks
-from everlearn.convert.hub import load_base
 from everlearn.levels import Level
 from everlearn.memory.codec import digest, to_tensors
 from everlearn.models import Decoder, preset
+from everlearn.models.hub import load_base
 from tests.learn.words import Words
 from tests.pretrained import pretrained
 from tests.tiny import TEXT, byte_model, fingerprint

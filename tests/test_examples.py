@@ -52,6 +52,28 @@ def test_a_new_class_at_any_time_and_one_image_forgotten():
     assert said.strip().endswith("equals one that never saw it: True")
 
 
+def test_a_new_defect_is_noticed_and_learned_while_the_line_goes_on():
+    said = run("06_new_defect.py")
+    shares = dict(re.findall(r"(\w+(?: edge)?) +read as (?:\w+ ?)+: (\d+)%", said))
+    unknown = numbers(r"read as unknown: (\d+)%", said)
+    assert unknown[0] > 90
+    assert set(shares) == {"good", "scratch", "spot", "dark edge"} and min(map(int, shares.values())) > 75
+
+
+def test_intents_give_reasons_and_a_record_is_taken_back():
+    said = run("07_intents.py")
+    assert "knows crash, refund\nknows crash, delivery, refund" in said
+    assert "'my parcel is late' is delivery" in said and "parcel" in said.split("because of")[1].splitlines()[0]
+    assert "delivery has 2 records: delivery" in said
+
+
+def test_three_machines_become_one_that_saw_everything():
+    said = run("08_fleet.py")
+    *apart, merged = numbers(r"reads (\S+)% of all", said)
+    assert len(apart) == 3 and max(apart) < 50 and merged > 90
+    assert said.strip().endswith("the same: True")
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")

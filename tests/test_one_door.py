@@ -19,6 +19,7 @@ ALLOWED = {
     "evals/lora.py::add_low_rank": "a baseline trains a copy of its own",
     "evals/ways.py": "baselines train copies of their own",
     "memory/class_statistics.py::ClassStatistics.plus": "sums that were just made",
+    "ops/self_modifying/matrix.py": "products are added to tensors that were just made",
     "recipes/meta_start.py::meta_start": "training of a start; the pretrained weights are not touched",
     "convert/deltas.py::StackedDeltas.set_starts": "a stacked model takes its adapter's starts, or learned ones",
     "convert/distil.py::_step": "training of a hybrid, which is a copy",

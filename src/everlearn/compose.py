@@ -139,7 +139,7 @@ def _base_of(folder: Path, base: Path | str | None) -> tuple[nn.Module, Any]:
     """Return the pretrained model, or the hybrid, that an adapter names, and its tokenizer."""
     from everlearn.convert import load_replaced
     from everlearn.convert.adapter import load as read_adapter
-    from everlearn.convert.hub import load_base
+    from everlearn.models.hub import load_base
 
     place = base or read_adapter(folder)[0]["base"]["name"]
     if not place:

@@ -13,9 +13,9 @@ from verbs_fixture import Shell
 
 import everlearn
 from everlearn.convert import StackedModel
-from everlearn.convert.hub import check_reachable, load_base
 from everlearn.learn import Learner, Tokens
 from everlearn.memory.codec import digest, to_tensors
+from everlearn.models.hub import check_reachable, load_base
 from tests.cli.test_verbs import stop_after
 from tests.pretrained import WORDS, pretrained
 
@@ -302,13 +302,14 @@ def test_a_model_of_the_hub_is_taken_from_the_cache_before_anybody_is_asked(base
     calls, load = [], AutoModelForCausalLM.from_pretrained
 
     def from_pretrained(place, **options):
+        assert options.pop("use_safetensors")  # a pickle could run code
         calls.append((place, options))
         if where["cached"] or not options:
             return load(base, **options)
         raise OSError("not in the cache")
 
     where = {"cached": True}
-    monkeypatch.setattr("everlearn.convert.hub.check_reachable", calls.append)
+    monkeypatch.setattr("everlearn.models.hub.check_reachable", calls.append)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
     tokenizer = AutoTokenizer.from_pretrained(base)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)

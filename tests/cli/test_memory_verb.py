@@ -123,5 +123,5 @@ def test_bad_input_is_one_line(shell, words, message):
 def test_labels_are_no_memories_of_text(shell):
     (shell.folder / "r.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
     shell("learn", shell.folder / "r.jsonl", "--state", shell.folder / "c")
-    assert "holds a classifier" in shell("memory", "list", "--state", shell.folder / "c", code=2)
+    assert "holds a classifier" in shell("memory", "diff", "--user", "me", "--state", shell.folder / "c", code=2)
     assert "holds a classifier" in shell("score", shell.folder / "one.txt", "--state", shell.folder / "c", code=2)

@@ -13,7 +13,7 @@ from verbs_fixture import Shell
 import everlearn
 from everlearn.convert import Delta, ReplacedModel, StackedModel, load_replaced, replace_blocks
 from everlearn.convert.adapter import base_hash
-from everlearn.convert.hub import load_base
+from everlearn.models.hub import load_base
 from everlearn.recipes import replacement
 from tests.pretrained import WORDS, pretrained
 

@@ -77,6 +77,21 @@ def test_everything_is_said_and_the_same_command_goes_on(shell):
     assert Path("r/model.safetensors").read_bytes() == before
 
 
+def test_one_option_puts_attention_into_some_blocks(shell):
+    words = ["train", "--model", "gated_delta_net", "--attention", "1", "--data", "t.txt", "--out", "r", *FEW]
+    assert "model: gated_delta_net, attention in 1 of 4 blocks, size tiny, " in shell(*words)
+    model, _ = load_model(Path("r"))
+    assert model.config.mixers() == ("gated_delta_net",) * 3 + ("attention",)
+    assert model.config.window == 16, "attention sees what it was trained on"
+    assert len(shell("generate", "The captain", "--base", "r", "--tokens", "5").encode()) >= 5
+    assert "attention_blocks is 5; it must be a whole number from 0 to num_layers, 4" in refused(
+        shell, "train", "--model", "hope", "--attention", "5", "--data", "t.txt", "--out", "new"
+    )
+    assert "gives attention to every block" in refused(
+        shell, "train", "--attention", "1", "--data", "t.txt", "--out", "new"
+    )
+
+
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(shell, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
@@ -265,3 +280,39 @@ def test_a_time_is_written_as_people_say_it():
     assert [clock(s) for s in (0, 89.4, 90, 5399, 5400, 172_799, 172_800)] == [
         "0 s", "89 s", "2 min", "90 min", "1.5 h", "48.0 h", "2.0 days"
     ]  # fmt: skip
+
+
+def test_a_model_of_tokens_goes_the_whole_way(shell):
+    """train --vocab, then eval --ppl, generate, read, score, eval and export with the very folder."""
+    Path("new.txt").write_text("In June the gardener sold nine baskets of plums, and kept two. " * 12)
+    few = ["--steps", "12", "--batch-size", "4", "--length", "16", "--save-every", "12", "--valid-every", "12"]
+    shell("train", "--vocab", "300", "--data", "t.txt", "--out", "r", *few)
+    model, _ = load_model(Path("r"))
+    assert model.encode("The captain").numel() < len("The captain"), "pieces are longer than bytes"
+    ppl = shell.json("eval", "r/heldout", "--base", "r", "--ppl")
+    assert math.isfinite(ppl["total"]["frozen"])
+    assert shell("generate", "The captain", "--base", "r", "--tokens", "4").strip()
+    read = shell.json("read", "new.txt", "--base", "r", "--state", "S", "--user", "ada")
+    frozen, learned = read["total"]["frozen"], read["total"]["learned"]
+    assert learned < frozen == pytest.approx(shell.json("score", "new.txt", "--base", "r")["bits_per_byte"], abs=1e-4)
+    later = shell.json("eval", "new.txt", "--state", "S", "--user", "ada")["total"]
+    assert later["learned"] < later["frozen"] == pytest.approx(frozen, abs=1e-4)
+    assert shell("generate", "The captain", "--state", "S", "--user", "ada", "--tokens", "4").strip()
+    shell("memory", "export", "ada.el", "--state", "S", "--user", "ada")
+    shell("memory", "import", "ada.el", "--state", "S", "--user", "eve")
+    assert shell.json("eval", "new.txt", "--state", "S", "--user", "eve")["total"] == later
+
+
+def test_a_model_that_keeps_nothing_is_not_read_with(shell):
+    shell("train", "--model", "delta_net", "--data", "t.txt", "--out", "r", *FEW)
+    line = refused(shell, "read", "short.txt", "--base", "r", "--state", "S")
+    assert "the model in r has no levels, so nothing that it reads is kept; give one that has" in line
+
+
+def test_what_a_model_without_a_memory_cannot_answer_is_said_in_one_line(trained, shell):
+    base = str(trained / "run")
+    line = refused(shell, "eval", "short.txt", "--base", base)
+    assert line.endswith(f"to measure the model itself: everlearn eval short.txt --base {base} --ppl")
+    line = refused(shell, "score", "short.txt", "--base", base, "--user", "ada")
+    assert "memory holds no memory of user 'ada', since it holds no state; make one: everlearn read FILE" in line
+    assert f"the model in {base} has no chat template" in refused(shell, "chat", "--base", base)

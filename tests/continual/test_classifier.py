@@ -58,6 +58,14 @@ def test_forgotten_is_never_seen():
     assert made.labels == ("billing", "delivery")
 
 
+def test_the_state_does_not_grow_with_the_records():
+    made = classifier()
+    before = made.nbytes
+    for _ in range(50):
+        made.learn(TEXTS, LABELS)
+    assert made.nbytes == before and made.counts == dict.fromkeys(set(LABELS), 2 * 51)
+
+
 def test_merge_equals_one_classifier_that_saw_everything():
     one, other = classifier(TEXTS[:3], LABELS[:3]), classifier(TEXTS[3:], LABELS[3:])
     one.merge(other)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import everlearn
-from everlearn.convert.hub import load_base
 from everlearn.learn import GuardEvent, Learner, Tokens
 from everlearn.learn.slots import look_up, memorize
 from everlearn.levels import Level
 from everlearn.memory import SlotMemory, without_slots
 from everlearn.memory.in_state import SLOTS, numbers_of, read_documents, slots_of
+from everlearn.models.hub import load_base
 from everlearn.models.text import encode
 from tests import tiny
 from tests.learn.words import Words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ IDS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones(2, 9, dtype=torch.bool)
 FRESH = MODEL.initial_state(2).detach()
 ONE, WIDER, OTHER = MODEL(IDS[:1])[1].detach(), WIDE(IDS)[1].detach(), ATTENTION(IDS)[1].detach()
+DEEPER, SHALLOWER = (make(num_layers=n)(IDS)[1].detach() for n in (3, 1))
 X = torch.zeros(2, 5, 16)
 ALONE = CMS(16, 12, LEVELS, chunk_size=4)
 ZEROS = [torch.zeros_like(w) for w in ALONE.weights(ALONE.initial_state(2)).values()]
@@ -42,9 +44,15 @@ TOKENS = {
     "ids too large": ({"ids": IDS + 300}, "the vocabulary from 0 to 255"),
     "ids negative": ({"ids": IDS * 0 - 1}, "ids reach from -1 to -1"),
     "ids not whole": ({"ids": IDS.float()}, r"ids are torch\.float32"),
+    "no row": ({"ids": IDS[:0], "state": FRESH.rows(torch.tensor([], dtype=torch.long))}, "hold no row; give at least"),
     "ids without rows": ({"ids": IDS[0]}, r"give token numbers \[B, T\]"),
     "state of fewer rows": ({"state": ONE}, "the state has 1 rows, ids have 2"),
     "state of a wider model": ({"state": WIDER}, "another model's"),
+    "state of a deeper model": ({"state": DEEPER}, r"holds a (layer|memory) 'blocks\.2\.mixer' that this model lacks"),
+    "state of a shallower model": (
+        {"state": SHALLOWER},
+        r"it holds nothing of 'blocks\.1\.mixer', but of other layers",
+    ),
     "state of another preset": ({"state": OTHER}, "another model's"),
 }
 
@@ -70,6 +78,18 @@ def test_tokens_masks_and_states_that_do_not_fit(function, arguments, match):
 
 CALLS = {
     "delta state in attention": (lambda: ATTENTION(IDS, MODEL(IDS)[1]), "another model's"),
+    "keys of a deeper model": (
+        lambda: ATTENTION(IDS, make("transformer++", num_layers=3)(IDS)[1]),
+        r"holds a layer 'blocks\.2\.mixer' that this model lacks",
+    ),
+    "keys of a shallower model": (
+        lambda: ATTENTION(IDS, make("transformer++", num_layers=1)(IDS)[1]),
+        r"it holds nothing of 'blocks\.1\.mixer', but of other layers of its kind",
+    ),
+    "levels of a part": (
+        lambda: MODEL(IDS, replace(FRESH, memory={n: m for n, m in FRESH.memory.items() if n != "blocks.1.mlp"})),
+        r"it holds nothing of 'blocks\.1\.mlp', but of other layers of its kind",
+    ),
     "documents": (lambda: MODEL(IDS, document_ids=IDS[:, :3]), "number of its document for each token"),
     "event rows": (lambda: MODEL.tick(FRESH, "document", torch.tensor([0, 1])), "rows are"),
     "chunk_size 0": (lambda: read(MODEL, IDS, FRESH, chunk_size=0), "below 1"),
@@ -182,13 +202,38 @@ def test_nan_in_a_model_is_refused_half_way_and_what_was_committed_stays(levels)
         next(pieces)
     assert bits(learner) == before
     assert learner.position("ada") == 9
-    assert math.isnan(learner.score(TEXT, "ada").bits_per_byte)
+    for call in (learner.score, learner.generate):
+        with pytest.raises(
+            NotFiniteError, match="the model predicts NaN, so it says nothing of this text; look for NaN in"
+        ):
+            call(TEXT, "ada")
+    assert bits(learner) == before
     with torch.no_grad():
         model.blocks[0].mixer_norm.weight.fill_(1.0)
     assert torch.equal(learner.score(TEXT, "ada").bits, score)
     rest = learner.read(TEXT[9:], user="ada", end="open")
     whole = Learner(model).read(TEXT, user="ada", end="open")
     assert torch.equal(rest.bits, whole.bits[9:])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_token_reads_nothing_and_one_token_predicts_the_next(name):
+    """Length 0 leaves a state as it was; length 1 gives the row's first logits, and a text of one byte has no cost."""
+    model = make(name)
+    _, state = model(IDS)
+    logits, after = model(IDS[:, :0], state)
+    assert logits.shape == (2, 0, 256)
+    for layer, parts in state.memory.items():
+        assert all(torch.equal(tensor, after.memory[layer][leaf]) for leaf, tensor in parts.items())
+    assert torch.equal(after.tokens_seen, state.tokens_seen)
+    torch.testing.assert_close(model(IDS[:, 8:], model(IDS[:, :8])[1])[0], model(IDS)[0][:, 8:], atol=1e-5, rtol=0)
+    learner = Learner(model)
+    before = bits(learner)
+    assert math.isnan(learner.score("a").bits_per_byte), "nothing predicts the first byte"
+    for call in (learner.score, learner.generate):
+        with pytest.raises(ValueError, match="is empty; give at least one character"):
+            call("")
+    assert bits(learner) == before
 
 
 @pytest.mark.parametrize("name", PRESETS)

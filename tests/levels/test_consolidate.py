@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused_before_any_guard_is_asked():
         (model, state, "slow", None, r"levels is the word 'slow'.*give a list: \['slow'\]"),
         (model, broken, ["slow"], None, "holds NaN or infinity; nothing was consolidated"),
         (model, empty, ["slow"], None, "slow.gate is nothing"),
-        (model, foreign, ["slow"], None, "a memory 'blocks.9.mlp' that this model lacks"),
+        (model, foreign, ["slow"], None, "it holds a layer 'blocks.9.mlp' that this model lacks"),
         (model, byte_model(hidden_dim=12).initial_state(1), ["slow"], None, "the state is another model's"),
     ]
     for given, taught, levels, rows, message in cases:

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from everlearn.levels import Level
+from everlearn.memory.codec import load_tensors, save_tensors
 from everlearn.models import Decoder, load_model, preset, save_model
+from everlearn.models.decoder import fingerprint
 
 
 @pytest.fixture
@@ -34,6 +36,32 @@ def test_a_model_comes_back_bit_for_bit(folder):
     before = Path(folder, "model.safetensors").read_bytes()
     save_model(model, folder, about)
     assert Path(folder, "model.safetensors").read_bytes() == before
+
+
+FAULTS = {
+    "missing": (lambda t: t.pop("norm.weight"), "holds nothing as 'norm.weight', but its config asks for (8,); copy"),
+    "left over": (
+        lambda t: t.update(more=torch.zeros(2)),
+        "holds (2,) as 'more', but its config asks for nothing; copy",
+    ),
+    "another shape": (
+        lambda t: t.update({"norm.weight": torch.zeros(3)}),
+        "holds (3,) as 'norm.weight', but its config asks for (8,); copy the whole folder again",
+    ),
+    "NaN": (lambda t: t["norm.weight"].fill_(math.nan), "NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS)
+def test_tensors_that_are_not_those_of_the_config_are_refused(folder, change, message, monkeypatch):
+    """Written anew by somebody with hash and fingerprint, so that both fit."""
+    file, before = folder / "model.safetensors", load_model(folder)[0].config
+    tensors, meta = load_tensors(file)
+    change(tensors)
+    with monkeypatch.context() as patch:
+        patch.setattr("everlearn.memory.codec._not_finite", lambda tensors: None)
+        save_tensors(file, tensors, {**meta, "fingerprint": fingerprint(before, tensors)})
+    assert message in refusal(folder)
 
 
 LEVEL = {"name": "fast", "update_period": 16, "eta": 0.3, "anchor_decay": 0.0, "reset": None}

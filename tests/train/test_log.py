@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+import pytest
+
 from everlearn.train.log import Log, board, lines
 
 
@@ -63,3 +65,19 @@ def test_without_tensorboard_one_line_says_so(tmp_path, monkeypatch):
         None,
         f"tensorboard is not installed; the numbers go to {tmp_path / 'log.jsonl'} alone",
     )
+
+
+def test_a_run_that_goes_on_leaves_one_curve_in_tensorboard(tmp_path):
+    """Read back by TensorBoard itself: what came after the step from which the run went on is purged."""
+    pytest.importorskip("tensorboard", reason="the extra `train` is not installed: pip install 'everlearn[train]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for begun, values in ((0, {1: 0.5, 2: 0.25, 3: 8.0}), (2, {3: 0.125, 4: 0.0625})):
+        writer, missing = board(tmp_path, begun)
+        assert missing == ""
+        log = Log(tmp_path, begun, writer)
+        for step, value in values.items():
+            log.add(step, bits_per_byte=value)
+        log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("bits_per_byte")
+    assert [(event.step, event.value) for event in events] == [(1, 0.5), (2, 0.25), (3, 0.125), (4, 0.0625)]

@@ -53,7 +53,8 @@ def run(options: Options) -> int:
     workspace.check_seed(options.seed)
     workspace.few_threads(options.state)
     learner = workspace.open_user(options.state, None, options.device, options.base)
-    tokenizer = _tokenizer(learner, options.state)
+    given = options.base
+    tokenizer = _tokenizer(learner, given if given is not None and workspace.is_ours(given) else options.state)
     known = learner.knows(options.user)
     _say(
         f"{'with' if known else 'no'} memory of {options.user}{'' if known else ' yet'}; "
@@ -71,13 +72,13 @@ def run(options: Options) -> int:
     return 0
 
 
-def _tokenizer(learner: Learner, state: Path) -> Any:
+def _tokenizer(learner: Learner, folder: Path) -> Any:
     """Return the tokenizer of a model that can talk; refuse any other model."""
     from everlearn.convert.chat import check_template
     from everlearn.convert.pretrained import Pretrained
 
     tokenizer = learner.model.tokenizer if isinstance(learner.model, Pretrained) else None
-    check_template(tokenizer, f"the model in {state}")
+    check_template(tokenizer, f"the model in {folder}")
     return tokenizer
 
 

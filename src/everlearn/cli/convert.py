@@ -85,7 +85,7 @@ def run(options: Options) -> int:
         user_text(paths, smallest=2).documents if paths else [] for paths in (options.calibrate, options.data)
     )
     from everlearn.convert import ReplacedModel, load_replaced
-    from everlearn.convert.hub import load_base, where_is
+    from everlearn.models.hub import load_base, where_is
 
     if not Path(where_is(options.model)).is_absolute():
         say = f"{options.model!r} is no folder here; it is taken from the cache of the hub, or downloaded"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.options import DeviceName, File, JsonTarget
+from everlearn.cli.options import DeviceName, Encoder, File, JsonTarget
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -33,6 +33,7 @@ class Options:
     """measure the model itself, in bits per byte and perplexity"""
     limit: int = 8192
     """bytes of each document that --ppl reads at most, of at most 16 documents"""
+    encoder: Encoder = None
     device: DeviceName = "auto"
     json: JsonTarget = None
 
@@ -40,9 +41,10 @@ class Options:
 def run(options: Options) -> int:
     """Print the table and write the JSON document where one was asked for."""
     from everlearn.cli import workspace
-    from everlearn.cli.errors import command
+    from everlearn.cli.errors import UserError, command
     from everlearn.cli.output import Output
     from everlearn.device import describe_device, device
+    from everlearn.layout import MARKER
 
     out = Output(options.json)
     workspace.few_threads(options.state)
@@ -54,6 +56,12 @@ def run(options: Options) -> int:
         place = {"state": options.state} if options.base is None else {"base": options.base}
         out.say(f"next: {command('generate', 'PROMPT', **place)}")
         return 0
+    if options.base is not None and workspace.is_ours(options.base) and not (options.state / MARKER).is_file():
+        repair = command("eval", options.path, base=options.base, ppl=True)
+        raise UserError(
+            f"--base names a model, but without --ppl eval measures a memory, and {options.state} holds none; "
+            f"to measure the model itself: {repair}"
+        )
     labels = workspace.kind_of(options.state) == "labels"
     out.finish((_labels if labels else _text)(options, out))
     if labels:
@@ -73,7 +81,7 @@ def _labels(options: Options, out: Output) -> dict[str, Any]:
             f"{options.state} holds a classifier; give a .jsonl file with text and label, not {options.path}"
         )
     records = read_records(options.path)
-    classifier, _ = open_classifier(options.state, make=False)
+    classifier, _ = open_classifier(options.state, make=False, encoder=options.encoder)
     right: dict[Any, list[bool]] = {}
     for (_, label), answer in zip(records, classifier.predict([text for text, _ in records]), strict=True):
         right.setdefault(label, []).append(answer == label)

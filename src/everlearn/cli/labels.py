@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from everlearn.cli.errors import UserError
 from everlearn.cli.output import Output
 from everlearn.cli.progress import progress
-from everlearn.layout import CLASSIFIER
+from everlearn.layout import CLASSIFIER, LEDGER
 
 if TYPE_CHECKING:
     from everlearn.continual import Classifier
+    from everlearn.continual.features import Encoder
 
 Record = tuple[str, str | int]
 BATCH, FEATURES = 100, 2_000
@@ -96,13 +97,32 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def learn_labels(records: Sequence[Record], folder: Path, out: Output) -> dict[str, Any]:
+def learn_labels(
+    records: Sequence[Record],
+    folder: Path,
+    out: Output,
+    *,
+    encoder: str | None = None,
+    ledger: bool = False,
+    half_life: float | None = None,
+) -> dict[str, Any]:
     """Answer each record, then learn it; go on where an earlier run of the same stream, or of its beginning, stopped.
 
     The classifier and how far each stream has come are one file, written after every batch, so that no record is
     learned twice and none is lost but those of the batch in flight. A file that has grown is the same stream.
+
+    Args:
+        records: what is learned.
+        folder: of the state.
+        out: where to say it.
+        encoder: see `open_classifier`.
+        ledger: keep the records; only for a state that is begun here, or keeps them already.
+        half_life: of a state that is begun here, or the one that it has.
     """
-    classifier, notes = open_classifier(folder, make=True)
+    classifier, notes = open_classifier(
+        folder, make=True, write=True, encoder=encoder, ledger=ledger, half_life=half_life
+    )
+    ids: list[str] = []
     finished, begun = notes.get("streams", {}), notes.get("begun", {})
     known, answers = _longest_beginning(records, finished | begun)
     if len(answers) == len(records):
@@ -116,16 +136,17 @@ def learn_labels(records: Sequence[Record], folder: Path, out: Output) -> dict[s
             texts, labels = [text for text, _ in batch], [label for _, label in batch]
             guesses = classifier.predict(texts) if classifier.labels else [None] * len(batch)
             answers = answers + [int(guess == label) for guess, label in zip(guesses, labels, strict=True)]
-            classifier.learn(texts, labels)
+            ids += classifier.learn(texts, labels)
             begun = {key: given for key, given in begun.items() if key != known}
             known = _stream_key(records[: len(answers)])
             if len(answers) == len(records):
                 finished = finished | {known: answers}
             else:
                 begun = begun | {known: answers}
-            classifier.save(folder / CLASSIFIER, {"streams": finished, "begun": begun})
+            classifier.save(folder / CLASSIFIER, notes | {"streams": finished, "begun": begun})
             advance(len(batch), f"{len(classifier.labels)} labels")
-    return summarise(records, answers, classifier, out)
+    summary = summarise(records, answers, classifier, folder, out)
+    return summary | ({"ids": ids} if classifier.ledger is not None else {})
 
 
 def _longest_beginning(records: Sequence[Record], streams: dict[str, list[int]]) -> tuple[str, list[int]]:
@@ -139,7 +160,9 @@ def _stream_key(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
 
-def summarise(records: Sequence[Record], answers: Sequence[int], classifier: Classifier, out: Output) -> dict[str, Any]:
+def summarise(
+    records: Sequence[Record], answers: Sequence[int], classifier: Classifier, folder: Path, out: Output
+) -> dict[str, Any]:
     """Say how the answers improved along the stream, and how the first records fare now."""
     from rich.table import Table
 
@@ -151,9 +174,10 @@ def summarise(records: Sequence[Record], answers: Sequence[int], classifier: Cla
     whole = sum(answers) / len(answers)
     table.add_row(*("-" if s is None else f"{100 * s:.1f} %" for s in (*shares, whole)))
     out.console().print(table)
-    tensors, _ = classifier.memory.to_tensors()
-    size = sum(tensor.nbytes for tensor in tensors.values()) // 1024
-    out.say(f"{len(classifier.labels)} labels, {sum(classifier.counts.values()):,} records, {size:,} KB kept, no text")
+    size = classifier.nbytes["state"] // 1024
+    out.say(
+        f"{len(classifier.labels)} labels, {sum(classifier.counts.values()):,g} records, {kept(classifier, folder)}"
+    )
     return {
         "records": len(records),
         "labels": len(classifier.labels),
@@ -163,13 +187,64 @@ def summarise(records: Sequence[Record], answers: Sequence[int], classifier: Cla
     }
 
 
-def open_classifier(folder: Path, *, make: bool) -> tuple[Classifier, dict[str, Any]]:
-    """Return the classifier of a state folder and the notes saved with it."""
+def kept(classifier: Classifier, folder: Path) -> str:
+    """Say how much the state in a folder keeps, and of what."""
+    examples = "no text"
+    if classifier.keeps_ledger:
+        size = (folder / LEDGER).stat().st_size // 1024
+        examples = f"and a ledger of {size:,} KB: features, label and id of every record, no text"
+    return f"{classifier.nbytes['state'] // 1024:,} KB kept, {examples}"
+
+
+def open_classifier(
+    folder: Path,
+    *,
+    make: bool,
+    write: bool = False,
+    encoder: str | None = None,
+    ledger: bool = False,
+    half_life: float | None = None,
+) -> tuple[Classifier, dict[str, Any]]:
+    """Return the classifier of a state folder and the notes saved with it.
+
+    Args:
+        folder: of the state.
+        make: begin one where there is none.
+        write: open its ledger too, if it keeps one; the caller holds the folder.
+        encoder: folder or name of a sentence encoder; None takes the one in the notes, or hashed words for a new one.
+        ledger: a new one keeps a ledger, and one that was begun must keep one.
+        half_life: of a new one; one that was begun must have it.
+    Raises:
+        UserError: there is none, or it was begun in another way.
+    """
     from everlearn.continual import Classifier, HashedText
+    from everlearn.continual.classifier_file import read_state
+    from everlearn.memory.precision import PrecisionMemory
 
     path = folder / CLASSIFIER
     if path.exists():
-        return Classifier.load_with_notes(path)
+        _, meta = read_state(path)
+        if ledger and "ledger" not in meta:
+            raise UserError(f"{folder} was begun without --ledger, so it misses its records; choose a new --state")
+        begun = meta["memory"].get("half_life")
+        if half_life is not None and half_life != begun:
+            raise UserError(f"{folder} was begun with half-life {begun}, not {half_life}; choose a new --state")
+        place = encoder or meta["notes"].get("encoder")
+        keeps = folder / LEDGER if write and "ledger" in meta else None
+        classifier, notes = Classifier.load_with_notes(path, _sentences(place), ledger=keeps)
+        return classifier, notes | ({"encoder": encoder} if encoder is not None else {})
     if not make:
         raise UserError(f"{folder} holds no classifier yet; make one: everlearn learn FILE.jsonl --state {folder}")
-    return Classifier(HashedText(FEATURES)), {}
+    features = _sentences(encoder) or HashedText(FEATURES)
+    memory = PrecisionMemory(features.dim, half_life=half_life)
+    made = Classifier(features, memory, ledger=folder / LEDGER if ledger else None)
+    return made, {} if encoder is None else {"encoder": encoder}
+
+
+def _sentences(place: str | None) -> Encoder | None:
+    """Return the sentence encoder of a folder or a name, or None for none."""
+    if place is None:
+        return None
+    from everlearn.continual.encoders import HFEncoder
+
+    return HFEncoder(place)

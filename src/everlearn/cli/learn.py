@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.cli.options import DeviceName, File, JsonTarget, Quick, Seed
+from everlearn.cli.options import DeviceName, Encoder, File, JsonTarget, Number, Quick, Seed
 
 if TYPE_CHECKING:
     from everlearn.cli.output import Output
@@ -31,6 +31,15 @@ class Options:
     base: File = None
     """folder of the model to begin a new text memory with; without it a small one is trained here, in about a minute.
     Of a converted model: where its base is now, if it was moved"""
+    labels: bool = False
+    """the file holds lines with "text" and "label", whatever its name"""
+    encoder: Encoder = None
+    ledger: bool = False
+    """keep features, label and id of every record, so that one can be forgotten by its id, a class by its name, and
+    answers name the records that carried them (labels only; for a new state)"""
+    half_life: Number = None
+    """records after which a record counts half, for a world that changes; without it nothing fades (labels only; for a
+    new state)"""
     device: DeviceName = "auto"
     seed: Seed = 0
     quick: Quick = False
@@ -59,7 +68,12 @@ def _learn(options: Options) -> None:
         raise UserError(f"{options.path} does not exist; give a folder of text, a text file or a .jsonl file")
     workspace.few_threads(options.state)
     out.say(describe_device(*device(options.device)))
-    labels = options.path.suffix == ".jsonl"
+    labels = options.labels or options.path.suffix == ".jsonl"
+    if not labels and (options.encoder or options.ledger or options.half_life is not None):
+        raise UserError(
+            f"--encoder, --ledger and --half-life are about labelled records, {options.path} is text; leave them out, "
+            "or say --labels"
+        )
     document = (_learn_labels if labels else _learn_text)(options, out)
     out.finish({**document, "state": str(options.state)})
     out.say(f"kept in {options.state}")
@@ -75,7 +89,14 @@ def _learn_labels(options: Options, out: Output) -> dict[str, Any]:
     records = read_records(options.path)
     workspace.prepare(options.state, "labels")
     with workspace.sole_writer(options.state):
-        return learn_labels(records, options.state, out)
+        return learn_labels(
+            records,
+            options.state,
+            out,
+            encoder=options.encoder,
+            ledger=options.ledger,
+            half_life=options.half_life,
+        )
 
 
 def _learn_text(options: Options, out: Output) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""List, show, compare, export, import and forget memories."""
+"""List, show, compare, export, import and forget memories; merge and calibrate classifiers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from everlearn.cli.errors import UserError, command
-from everlearn.cli.options import File, JsonTarget, Text
+from everlearn.cli.options import Encoder, File, JsonTarget, Text
 from everlearn.layout import USERS
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ class Options:
     says things about what its user has read; treat its file as you treat the text.
     """
 
-    action: tyro.conf.Positional[Literal["list", "show", "diff", "export", "import", "forget"]]
+    action: tyro.conf.Positional[Literal["list", "show", "diff", "export", "import", "forget", "merge", "calibrate"]]
     """what to do"""
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[PATH]", help_behavior_hint="")] = None
-    """the file of export and import"""
+    """the file of export, import and calibrate, the records to forget, or the folder to merge"""
     state: Path = Path("memory")
     """folder of the memories"""
     user: Text = None
@@ -39,6 +39,13 @@ class Options:
     """diff: the user to compare with; without it, the model as trained"""
     document: Text = None
     """forget and diff: one document, by the name that show gives"""
+    record: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID ...", help_behavior_hint="")] = ()
+    """forget: records by the ids that learn --json gave; it takes a state that was begun with --ledger"""
+    class_: Annotated[str | None, tyro.conf.arg(name="class", metavar="LABEL", help_behavior_hint="")] = None
+    """forget: a whole class; it takes a state that was begun with --ledger"""
+    unknown: File = None
+    """calibrate: a file of texts of no class, one per line or as .jsonl"""
+    encoder: Encoder = None
     replace: bool = False
     """export and import: write over what is there"""
     base: File = None
@@ -53,7 +60,15 @@ def run(options: Options) -> int:
 
     out = Output(options.json)
     if workspace.kind_of(options.state) != "text":
-        raise UserError(f"{options.state} holds a classifier, not memories of text; give another --state")
+        from everlearn.cli import class_memory
+
+        out.finish(class_memory.run(options, out))
+        return 0
+    if options.action in ("merge", "calibrate") or options.record or options.class_ is not None:
+        raise UserError(
+            f"{options.state} holds memories of text; merging, calibrating, records and classes are about a "
+            "classifier, give its --state"
+        )
     if options.action != "list" and options.user is None:
         raise UserError(f"memory {options.action} needs to know whose memory; give --user NAME")
     if options.document is not None and options.action not in ("forget", "diff"):

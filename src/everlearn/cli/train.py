@@ -32,6 +32,8 @@ class Options:
     """text files (UTF-8, or packed as .gz), or folders of them"""
     out: Path = Path("run")
     """folder of the run, and afterwards of the model; made when it is missing"""
+    attention: int = 0
+    """blocks that have attention instead of the model's own mixer, spread evenly; 0 leaves the preset as it is"""
     vocab: Whole = None
     """tokens of a vocabulary that is learned from the text; without it, and without one in the recipe, bytes"""
     steps: Whole = None
@@ -117,10 +119,11 @@ def config_of(options: Options) -> RunConfig:
         name: vars(options)[name] for name in ("steps", "batch_size", "length", "lr", "adamw_lr", "warmup", "clip")
     }
     training: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    shape = {"vocab_size": options.vocab, "attention_blocks": options.attention or None}
     return recipe(
         options.model,
         options.size,
-        model={} if options.vocab is None else {"vocab_size": options.vocab},
+        model={name: value for name, value in shape.items() if value is not None},
         training={**training, "seed": options.seed},
         accumulate=options.accumulate,
         carry=options.carry,
@@ -137,8 +140,10 @@ def model_line(options: Options, config: RunConfig) -> str:
     from everlearn.models.sizes import count_parameters
     from everlearn.recipes.pretrain import stated
 
+    layers, count = config.model.num_layers, config.model.attention_blocks
+    hybrid = f", attention in {count} of {layers} blocks" if count else ""
     return (
-        f"model: {options.model}, size {options.size}, {count_parameters(config.model):,} parameters\n"
+        f"model: {options.model}{hybrid}, size {options.size}, {count_parameters(config.model):,} parameters\n"
         f"{stated(config, options.size)}"
     )
 

@@ -121,6 +121,11 @@ def writing_reader(
     if base is not None and is_pretrained(base):
         raise UserError(f"{base} is a Hugging Face model; convert it first: {command('convert', base, folder)}")
     given: tuple[Decoder, dict[str, Any]] | None = load_model(base) if base is not None else None
+    if given is not None and not given[0].memories():
+        raise UserError(
+            f"the model in {base} has no levels, so nothing that it reads is kept; give one that has, such as "
+            f"{command('train', data='FILE', model='hope_attention')} makes"
+        )
     prepare(folder, "text")
     with sole_writer(folder):
         own = folder / BASE
@@ -177,6 +182,9 @@ def open_user(folder: Path, user: str | None, device: str, base: Path | None = N
         alone = open_base(base, device)
         if user is None:
             return alone
+        if not (folder / MARKER).is_file():
+            repair = command("read", "FILE", base=base, state=folder, user=user)
+            raise UserError(f"{folder} holds no memory of user {user!r}, since it holds no state; make one: {repair}")
         learner = open_user(folder, user, device)
         if learner.model.fingerprint() != alone.model.fingerprint():
             raise UserError(f"{folder} was begun with another model than {base}; leave out --base, or --user")

@@ -136,11 +136,7 @@ class HashedText:
         Raises:
             ValueError: one bare text instead of a list of them, or an item that is no text.
         """
-        if isinstance(items, str):
-            raise ValueError(f"items are one text, {items[:40]!r}; give a list of texts")
-        for i, item in enumerate(items):
-            if not isinstance(item, str):
-                raise ValueError(f"item {i} is of type {type(item).__name__}; this encoder takes a list of texts")
+        check_texts(items)
         if not len(items):
             return torch.zeros(0, self.dim)
         counts = self._count.transform(items)
@@ -156,6 +152,19 @@ class HashedText:
             "buckets": self.buckets,
             "seed": self.seed,
         }
+
+
+def check_texts(items: Any) -> None:
+    """Refuse what is not a list of texts.
+
+    Raises:
+        ValueError: one bare text, or an item that is no text.
+    """
+    if isinstance(items, str):
+        raise ValueError(f"items are one text, {items[:40]!r}; give a list of texts")
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ValueError(f"item {index} is of type {type(item).__name__}; this encoder takes a list of texts")
 
 
 def _vectors(items: Any, size: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everlearn.continual.strategies.base import Strategy, TakesBoundaries
+from everlearn.continual.strategies.base import AsksForDomain, Strategy, TakesBoundaries
 from everlearn.continual.streams import Stream
 
 
@@ -37,7 +37,8 @@ class Report:
 def run_stream(strategy: Strategy, stream: Stream, batch_size: int) -> Tensor:
     """Let a strategy learn a stream once and answer all test records after every experience.
 
-    No task id is given, at learning or at test. Only a strategy that `TakesBoundaries` hears where experiences end.
+    No task id is given, at learning or at test. Only a strategy that `TakesBoundaries` hears where experiences end, and
+    only one that `AsksForDomain`, an oracle, hears which experience a test record's class came in.
 
     Returns:
         answers: [E, N] int64 classes; those to classes that have not come yet are ignored by `report`.
@@ -48,7 +49,10 @@ def run_stream(strategy: Strategy, stream: Stream, batch_size: int) -> Tensor:
             strategy.observe(x, y)
         if isinstance(strategy, TakesBoundaries):
             strategy.end_of_task()
-        answers.append(strategy.predict(stream.test.x))
+        if isinstance(strategy, AsksForDomain):
+            answers.append(strategy.predict_in(stream.test.x, stream.test_experience))
+        else:
+            answers.append(strategy.predict(stream.test.x))
     return torch.stack(answers)
 
 

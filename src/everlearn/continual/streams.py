@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,15 +98,42 @@ def class_incremental(
         )
     generator = torch.Generator().manual_seed(seed)
     groups = classes[torch.randperm(len(classes), generator=generator)].split(classes_per_experience)
+    return grouped(train, test, [group.tolist() for group in groups], generator, names)
+
+
+def grouped(
+    train: Split,
+    test: Split,
+    groups: Sequence[Sequence[int]],
+    generator: torch.Generator,
+    names: tuple[str, ...] | None = None,
+) -> Stream:
+    """Deal given groups of classes to experiences, in their order, and shuffle each; every record arrives once.
+
+    Args:
+        train, test: see `class_incremental`; classes in no group are left out.
+        groups: the classes of each experience; none twice.
+        generator: shuffles.
+        names: of the experiences; "1", "2", ... when None.
+    Raises:
+        ValueError: a class in two groups or without a record, or too few names.
+    """
     names = names or tuple(str(i + 1) for i in range(len(groups)))
     if len(names) < len(groups):
         raise ValueError(f"{len(groups)} experiences got {len(names)} names {names}; give one name for each")
+    dealt = [c for group in groups for c in group]
+    absent = sorted(set(dealt) - set(train.y.tolist()))
+    if len(set(dealt)) < len(dealt) or absent:
+        raise ValueError(
+            f"the groups deal {len(dealt)} classes, {len(set(dealt))} of them different and {len(absent)} without a "
+            "record; give each class that has records to one group"
+        )
     experiences = []
     for name, group in zip(names, groups, strict=False):
-        index = torch.isin(train.y, group).nonzero().squeeze(1)
+        index = torch.isin(train.y, torch.tensor(group)).nonzero().squeeze(1)
         index = index[torch.randperm(len(index), generator=generator)]
-        experiences.append(Experience(name, tuple(group.tolist()), train.take(index)))
-    return Stream(tuple(experiences), test.take(torch.isin(test.y, classes).nonzero().squeeze(1)))
+        experiences.append(Experience(name, tuple(group), train.take(index)))
+    return Stream(tuple(experiences), test.take(torch.isin(test.y, torch.tensor(dealt)).nonzero().squeeze(1)))
 
 
 def digits() -> tuple[Split, Split, Split]:

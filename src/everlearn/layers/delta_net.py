@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everlearn.layers.affine import affine_in
 from everlearn.layers.convolution import convolve, window_component
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
@@ -140,7 +141,7 @@ class DeltaMemory(nn.Module):
         """
         dtype = torch.promote_types(x.dtype, torch.float32)
         with full_precision(x):
-            logits = F.linear(x.to(dtype), self.gates.weight.to(dtype), self.gates.bias.to(dtype))
+            logits = affine_in(dtype, self.gates, x)
         eta, alpha = logits.chunk(2, -1)
         log_alpha = F.logsigmoid(alpha)
         limit = 1 if self.gated else 1 + log_alpha.exp()

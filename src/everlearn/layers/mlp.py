@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everlearn.layers.affine import affine
 from everlearn.levels.component import Component
 
 
@@ -46,7 +47,7 @@ class SwiGLU(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """Return the three matrices as `swiglu` takes them."""
-        return {"gate": self.gate.weight, "up": self.up.weight, "down": self.down.weight}
+        return {"gate": affine(self.gate)[0], "up": affine(self.up)[0], "down": affine(self.down)[0]}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, [B, T, dim], to [B, T, dim]."""

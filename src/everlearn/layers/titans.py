@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everlearn.layers.affine import affine_in
 from everlearn.layers.convolution import convolve, window_component
 from everlearn.layers.inputs import check_input
 from everlearn.levels.component import TOKENS, Component, row_bytes
@@ -184,7 +185,7 @@ class TitansMemory(nn.Module):
         """Return eta, log alpha < 0 and log beta < 0, each [B, T, H]; float32 keeps their distance from 1."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         with full_precision(x):
-            logits = F.linear(x.to(dtype), self.gates.weight.to(dtype), self.gates.bias.to(dtype))
+            logits = affine_in(dtype, self.gates, x)
         eta, alpha, *slow = logits.split(self.num_heads, -1)
         eta = torch.sigmoid(eta) / self.chunk_size
         if not slow:

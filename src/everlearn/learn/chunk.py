@@ -133,6 +133,19 @@ def check_skip(ids: Tensor, skip: Tensor | None) -> None:
         )
 
 
+def check_predictions(numbers: Tensor) -> None:
+    """Refuse logits, or costs of tokens, among which there is NaN.
+
+    Raises:
+        NotFiniteError: there is.
+    """
+    if bool(numbers.isnan().any()):
+        raise NotFiniteError(
+            "the model predicts NaN, so it says nothing of this text; look for NaN in its weights, and give an earlier "
+            "checkpoint"
+        )
+
+
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the negative log-likelihood of each target in nats, [B, T], computed in at least float32."""
     logits = logits if logits.dtype == torch.float64 else logits.float()

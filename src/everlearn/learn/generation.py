@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from everlearn.learn.chunk import check_predictions
 from everlearn.memory.state import ModelState
 from everlearn.models.protocol import TextModel
 
@@ -31,6 +32,8 @@ def continue_text(
         max_new_tokens: how many to add at most.
         temperature: 0 takes the likeliest token, 1 samples from the model's distribution.
         seed: of the sampling.
+    Raises:
+        NotFiniteError: the model predicts NaN.
     """
     generator = torch.Generator().manual_seed(seed)
     waiting = state.context.get("open")
@@ -40,6 +43,7 @@ def continue_text(
     with torch.no_grad():
         for _ in range(max_new_tokens):
             logits, state = model(ids, state)
+            check_predictions(logits[:, -1])
             ids = pick(logits[:, -1], temperature, generator)
             if int(ids) in model.stop_ids:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from everlearn.learn.archive import Archive
+from everlearn.learn.chunk import check_predictions
 from everlearn.learn.route import Route
 from everlearn.learn.stream import read
 from everlearn.memory.state import ModelState
@@ -24,11 +25,16 @@ def score_tokens(
     Returns:
         nll: of each token in nats, [T].
         routes: see `Archive.score`; none where there is nothing to choose from.
+    Raises:
+        NotFiniteError: the model predicts NaN.
     """
     if archive is not None and archive.candidates(state):
         nll, routes = archive.score(ids, state, chunk_size=max(2, model.chunk_size))
-        return nll, tuple(routes)
-    return read(model, ids[None], state, chunk_size=model.chunk_size, learn=False)[0].nll[0], ()
+    else:
+        nll, routes = read(model, ids[None], state, chunk_size=model.chunk_size, learn=False)[0].nll[0], []
+    # nothing predicts the first token of a segment
+    check_predictions(nll[1:])
+    return nll, tuple(routes)
 
 
 def route_prompt(archive: Archive | None, ids: Tensor, state: ModelState) -> Route | None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 Label = str | int
 DTYPE = torch.float64
+GONE = 2.0**-500  # weight of a class that has faded away; far above where float64 loses digits
+BLOCK = 256  # columns of a second moment that are computed at a time
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class ClassStatistics:
         labels: the classes in their one order, integers before text, both sorted; so equal knowledge has equal bits.
         second_moment: sum of phi phi^T over all records, [D, D] float64.
         sums: sum of phi over each class's records, [C, D] float64.
-        counts: records of each class, [C] int64, all above zero.
+        counts: records of each class, [C] int64, all above zero; float64 where records weigh less with their age.
     """
 
     labels: tuple[Label, ...]
@@ -32,19 +34,21 @@ class ClassStatistics:
     counts: Tensor
 
     @classmethod
-    def of(cls, phi: Tensor, labels: Sequence[Label], dim: int) -> ClassStatistics:
+    def of(cls, phi: Tensor, labels: Sequence[Label], dim: int, weights: Tensor | None = None) -> ClassStatistics:
         """Return the statistics of some records; none give the empty ones.
 
         Args:
             phi: features, [B, dim] float64.
             labels: B classes.
             dim: length of a feature vector.
+            weights: how much each record counts, [B] float64, above zero; None counts each as one.
         """
         classes = tuple(sorted(set(labels), key=order))
         row = {label: i for i, label in enumerate(classes)}
         index = torch.tensor([row[label] for label in labels], dtype=torch.long)
-        sums = torch.zeros(len(classes), dim, dtype=DTYPE).index_add(0, index, phi)
-        return cls(classes, phi.mT @ phi, sums, torch.bincount(index, minlength=len(classes)))
+        weighed = phi if weights is None else phi * weights.unsqueeze(1)
+        sums = torch.zeros(len(classes), dim, dtype=DTYPE).index_add(0, index, weighed)
+        return cls(classes, _moment(weighed, phi), sums, torch.bincount(index, weights, minlength=len(classes)))
 
     @property
     def means(self) -> Tensor:
@@ -52,9 +56,20 @@ class ClassStatistics:
         return self.sums / self.counts.unsqueeze(1)
 
     @property
-    def total(self) -> int:
-        """Return the number of records, N."""
-        return int(self.counts.sum())
+    def total(self) -> float:
+        """Return the number of records, N, or the sum of their weights."""
+        return self.counts.sum().item()
+
+    def faded(self, share: float) -> ClassStatistics:
+        """Return the statistics with every record counting `share` of what it did; a class of almost no weight goes.
+
+        Args:
+            share: in (0, 1].
+        """
+        counts = self.counts.to(DTYPE) * share
+        stays = counts > GONE
+        labels = tuple(label for label, kept in zip(self.labels, stays.tolist(), strict=True) if kept)
+        return ClassStatistics(labels, self.second_moment * share, self.sums[stays] * share, counts[stays])
 
     def scatter(self) -> Tensor:
         """Return how records differ within their classes, sum of (phi - mu_y)(phi - mu_y)^T, [D, D]."""
@@ -65,11 +80,11 @@ class ClassStatistics:
         labels = tuple(sorted({*self.labels, *other.labels}, key=order))
         row = {label: i for i, label in enumerate(labels)}
         sums = self.sums.new_zeros(len(labels), self.sums.shape[1])
-        counts = self.counts.new_zeros(len(labels))
+        counts = torch.zeros(len(labels), dtype=torch.promote_types(self.counts.dtype, other.counts.dtype))
         for part in (self, other):
             index = torch.tensor([row[label] for label in part.labels], dtype=torch.long)
             sums.index_add_(0, index, part.sums)
-            counts.index_add_(0, index, part.counts)
+            counts.index_add_(0, index, part.counts.to(counts.dtype))
         return ClassStatistics(labels, self.second_moment + other.second_moment, sums, counts)
 
     def minus(self, other: ClassStatistics, slack: float) -> ClassStatistics:
@@ -99,7 +114,7 @@ class ClassStatistics:
         residue = sums[~left].abs().max() if bool((~left).any()) else torch.zeros(())
         if residue > slack * other.total or spread.min() < -(slack**2 + 1e-9 * self.second_moment.diagonal().max()):
             raise ValueError(
-                f"{other.total} record(s) cannot be forgotten: what would be left are no records' statistics; "
+                f"{other.total:g} record(s) cannot be forgotten: what would be left are no records' statistics; "
                 "give exactly the items and labels that were learned"
             )
         labels = tuple(label for label, stays in zip(self.labels, left.tolist(), strict=True) if stays)
@@ -108,6 +123,19 @@ class ClassStatistics:
     def count(self, label: Label) -> int:
         """Return how many records of a class are in; 0 for one that is unknown."""
         return int(self.counts[self.labels.index(label)]) if label in self.labels else 0
+
+
+def _moment(weighed: Tensor, phi: Tensor) -> Tensor:
+    """Return weighed^T phi, which is symmetric to the last bit, from its upper half: [B, D] -> [D, D]."""
+    dim = phi.shape[1]
+    moment = phi.new_empty(dim, dim)
+    for start in range(0, dim, BLOCK):
+        rows = slice(start, start + BLOCK)
+        moment[rows, start:] = weighed[:, rows].mT @ phi[:, start:]
+        corner = moment[rows, rows]
+        moment[rows, rows] = corner.triu() + corner.triu(1).mT
+        moment[start + BLOCK :, rows] = moment[rows, start + BLOCK :].mT
+    return moment
 
 
 def as_labels(y: Sequence[Label] | Tensor) -> list[Label]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from everlearn.layout import CONFIG
 from everlearn.memory.codec import load_tensors, save_tensors
@@ -59,7 +62,24 @@ def load_model(folder: Path) -> tuple[Decoder, dict[str, Any]]:
     if fingerprint(config, tensors) != meta.get("fingerprint"):
         raise ValueError(f"{folder / WEIGHTS} and {CONFIG} are not of one model; copy both from the same run")
     model = Decoder(config)
+    _check_whole(folder / WEIGHTS, model, tensors)
     model.load_state_dict(tensors, assign=True)
     if meta.get("tokenizer"):
         model = model.with_tokenizer(load_tokenizer(folder / TOKENIZER))
     return model.eval(), meta["about"]
+
+
+def _check_whole(file: Path, model: Decoder, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of the model's config.
+
+    Raises:
+        ValueError: one is missing, left over or of another shape.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            raise ValueError(
+                f"{file} holds {found.get(name, 'nothing')} as {name!r}, but its config asks for "
+                f"{wanted.get(name, 'nothing')}; copy the whole folder again"
+            )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from everlearn.levels import Level, check_levels
+
+ATTENTION = "attention"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,11 @@ class DecoderConfig:
             MLP, whose start the slower levels learn) or "independent" (a weighted sum).
         mixer_chunk_size: tokens of which self-modifying memories generate keys, values and gates with the same state;
             the other mixers ignore it.
+        attention_blocks: how many of the blocks have attention instead of `mixer`, 0 to num_layers. They are spread
+            evenly, each the last of its share: 2 of 8 are the fourth and the eighth.
     Raises:
-        ValueError: sizes that do not fit each other, or another `cms` than a chain without a level to put in it.
+        ValueError: sizes that do not fit each other, another `cms` than a chain without a level to put in it, or
+            attention_blocks where every block has attention already.
     """
 
     mixer: str = "delta_net"
@@ -43,9 +49,11 @@ class DecoderConfig:
     window: int | None = None
     cms: str = "sequential"
     mixer_chunk_size: int = 16
+    attention_blocks: int = 0
 
     def __post_init__(self) -> None:
-        sizes = {name: value for name, value in vars(self).items() if name not in ("mixer", "levels", "window", "cms")}
+        others = ("mixer", "levels", "window", "cms", "attention_blocks")
+        sizes = {name: value for name, value in vars(self).items() if name not in others}
         for name, value in {**sizes, "window": 1 if self.window is None else self.window}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
@@ -54,6 +62,16 @@ class DecoderConfig:
                 f"dim {self.dim} does not split into {self.num_heads} heads of even size; "
                 f"choose dim={self.num_heads * 2 * max(1, round(self.dim / self.num_heads / 2))}"
             )
+        count = self.attention_blocks
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= self.num_layers:
+            raise ValueError(
+                f"attention_blocks is {count!r}; it must be a whole number from 0 to num_layers, {self.num_layers}"
+            )
+        if count and self.mixer == ATTENTION:
+            raise ValueError(
+                f"attention_blocks is {count}, but mixer {ATTENTION!r} gives attention to every block; leave it out, "
+                "or choose another mixer"
+            )
         if self.levels:
             check_levels(self.levels, self.chunk_size)
         elif self.cms != "sequential":
@@ -61,11 +79,23 @@ class DecoderConfig:
                 f"cms is {self.cms!r}, but the model has no level to put together; give levels, or leave it"
             )
 
+    def mixers(self) -> tuple[str, ...]:
+        """Return the mixer of each block.
+
+        Example:
+            >>> DecoderConfig(num_layers=4, attention_blocks=2).mixers()
+            ('delta_net', 'attention', 'delta_net', 'attention')
+        """
+        count, blocks = self.attention_blocks, self.num_layers
+        # a block has attention where the share of blocks so far reaches another whole number
+        whole = [n * count // blocks for n in range(blocks + 1)]
+        return tuple(ATTENTION if after > before else self.mixer for before, after in pairwise(whole))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; endless periods become the word "never", and later fields stand only if changed."""
         data = {**dataclasses.asdict(self), "levels": [level.to_dict() for level in self.levels]}
         # a model's fingerprint is taken over this, and these values are what it was before there was a choice
-        for name, before in (("cms", "sequential"), ("mixer_chunk_size", 16)):
+        for name, before in (("cms", "sequential"), ("mixer_chunk_size", 16), ("attention_blocks", 0)):
             if data[name] == before:
                 del data[name]
         return data

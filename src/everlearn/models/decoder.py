@@ -27,10 +27,10 @@ from everlearn.models.rows import Run, check_tokens, without_packing, without_pa
 class Block(nn.Module):
     """Mix tokens, then look into the MLP or the Continuum Memory System, each beside the residual stream."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, mixer: str) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.dim)
-        self.mixer: Mixer = MIXERS[config.mixer](config)
+        self.mixer: Mixer = MIXERS[mixer](config)
         self.mlp_norm = nn.RMSNorm(config.dim)
         self.mlp = MEMORIES[config.cms](config) if config.levels else SwiGLU(config.dim, config.hidden_dim)
 
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         self.config = config
         self.alphabet: Alphabet = BYTES
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, mixer) for mixer in config.mixers())
         self.norm = nn.RMSNorm(config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
 
@@ -269,7 +269,7 @@ class Decoder(nn.Module):
         """Refuse a state that another model has written; a layer that carries nothing yet is fresh.
 
         Raises:
-            ValueError: a memory that this model lacks, or one of another shape.
+            ValueError: a layer that this model lacks, one of another shape, or a part of the layers alone.
         """
         for layer, expected in self._memory_shapes.items():
             own = state.memory.get(layer)
@@ -283,11 +283,26 @@ class Decoder(nn.Module):
                         f"the state is another model's: {layer}/{name} is {got} per row, this model has "
                         f"{tuple(shape)}; read with the model that wrote it, or pass state=None"
                     )
-        if unknown := sorted(set(state.memory) - set(self._memory_shapes)):
+        mixers = [f"blocks.{i}.mixer" for i in range(self.config.num_layers)]
+        contexts = {name for name in state.context if name.startswith("blocks.")}
+        if unknown := sorted(set(state.memory) - set(self._memory_shapes)) or sorted(contexts - set(mixers)):
             raise ValueError(
-                f"the state is another model's: it holds a memory {unknown[0]!r} that this model lacks; "
+                f"the state is another model's: it holds a layer {unknown[0]!r} that this model lacks; "
                 "read with the model that wrote it, or pass state=None"
             )
+        # all mixers are read together and all levels begin together, so a part of them is a model with fewer blocks
+        kept = [name for name, own in self._memory_shapes.items() if own]
+        for layers, held in (
+            ([name for name in mixers if name in kept], state.memory),
+            ([name for name in kept if name not in mixers], state.memory),
+            (mixers, contexts),
+        ):
+            missing = [name for name in layers if name not in held]
+            if missing and len(missing) < len(layers):
+                raise ValueError(
+                    f"the state is another model's: it holds nothing of {missing[0]!r}, but of other layers of its "
+                    "kind; read with the model that wrote it, or pass state=None"
+                )
 
     @cached_property
     def _memory_shapes(self) -> dict[str, dict[str, torch.Size]]:

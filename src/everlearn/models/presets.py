@@ -14,7 +14,7 @@ from everlearn.layers.self_modifying import SelfModifyingRule, SelfModifyingTita
 from everlearn.layers.titans import TitansMemory
 from everlearn.layers.titans_attention import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from everlearn.levels import Level
-from everlearn.models.config import DecoderConfig
+from everlearn.models.config import ATTENTION, DecoderConfig
 
 
 def _memory_as_context(config: DecoderConfig) -> MemoryAsContext:
@@ -26,7 +26,7 @@ def _memory_as_context(config: DecoderConfig) -> MemoryAsContext:
 
 Mixer = Attention | DeltaMemory | TitansMemory | MemoryAsContext | MemoryAsGate | MemoryAsLayer | SelfModifyingTitans
 MIXERS: dict[str, Callable[[DecoderConfig], Mixer]] = {
-    "attention": lambda c: Attention(c.dim, c.num_heads, window=c.window),
+    ATTENTION: lambda c: Attention(c.dim, c.num_heads, window=c.window),
     "delta_net": lambda c: DeltaMemory(c.dim, c.num_heads),
     "gated_delta_net": lambda c: DeltaMemory(c.dim, c.num_heads, gated=True),
     "self_modifying": lambda c: SelfModifyingTitans(

@@ -17,7 +17,7 @@ def check_tokens(ids: Tensor, mask: Tensor | None, state: ModelState | None) -> 
     """Refuse tokens, a mask or a state that would be read as something else.
 
     Args:
-        ids: should be [B, T] of whole numbers.
+        ids: should be [B, T] of whole numbers, B >= 1; where T is 0, nothing is read.
         mask: should be [B, T] bool, or None.
         state: should have B rows, or be None.
     Raises:
@@ -25,6 +25,8 @@ def check_tokens(ids: Tensor, mask: Tensor | None, state: ModelState | None) -> 
     """
     if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"ids are {ids.dtype} of shape {tuple(ids.shape)}; give token numbers [B, T] as torch.long")
+    if not len(ids):
+        raise ValueError(f"ids of shape {tuple(ids.shape)} hold no row; give at least one")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != ids.shape):
         raise ValueError(
             f"mask is {mask.dtype} of shape {tuple(mask.shape)}, but must be bool of shape {tuple(ids.shape)}; "

@@ -31,6 +31,7 @@ def test_a_config_survives_json_and_the_auto_class(name, tmp_path):
     assert again.decoder_config() == config.decoder_config() == sized(name, "small", levels=levels)
     assert (again.eos_token_id, again.use_cache, again.tie_word_embeddings) == (3, False, True)
     saved = json.loads((tmp_path / "config.json").read_text())
+    assert "auto_map" not in saved and again.auto_map == {}
     assert saved["model_type"] == "hope" and saved["dim"] == 512 and saved["levels"][1]["update_period"] == "never"
 
 

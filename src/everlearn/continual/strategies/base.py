@@ -18,7 +18,7 @@ class Strategy(Protocol):
     """A learner of a stream: each batch once, no task id, no boundary.
 
     Attributes:
-        stores_images: whether raw records stay in it after they were learned.
+        stores_images: whether records stay in it, raw or as features, after they were learned.
     """
 
     stores_images: bool
@@ -41,6 +41,19 @@ class TakesBoundaries(Protocol):
         """Hear that the records of a task are over."""
 
 
+@runtime_checkable
+class AsksForDomain(Protocol):
+    """A strategy that must be told which domain a record to answer is of: an oracle that a real stream has not."""
+
+    def predict_in(self, x: Tensor, domain: Tensor) -> Tensor:
+        """Answer with classes seen so far, [B], given each record's domain [B], counted in the order of arrival."""
+
+
+def as_features(x: Tensor) -> Tensor:
+    """Return records that are features already, [B, D] float32."""
+    return x.float()
+
+
 def loss_over_seen(logits: Tensor, y: Tensor, seen: Tensor) -> Tensor:
     """Return the cross-entropy among all classes seen so far: absent classes are pushed down in every batch.
 
@@ -60,6 +73,17 @@ def loss_over_batch(logits: Tensor, y: Tensor, seen: Tensor) -> Tensor:
     present = torch.zeros_like(seen)
     present[y] = True
     return F.cross_entropy(logits.masked_fill(~present, -torch.inf), y)
+
+
+def squared_error(logits: Tensor, y: Tensor, seen: Tensor) -> Tensor:
+    """Return the sum over the records of half the squared distance to the one-hot label; `seen` is not used.
+
+    A row of a class that has not come has a target of zero, which a row of zeros answers anyhow.
+    """
+    return (logits - F.one_hot(y, logits.shape[1]).to(logits.dtype)).square().sum() / 2
+
+
+LOSSES: dict[str, Loss] = {"seen": loss_over_seen, "batch": loss_over_batch, "squared": squared_error}
 
 
 class Network:

@@ -25,9 +25,12 @@ class Replay:
         head: features -> logits [B, C].
         num_classes: C.
         optimizer: parameters -> optimizer.
-        capacity: records kept, >= 1.
+        capacity: records kept, >= 1; None where `max_bytes` bounds them.
+        max_bytes: bytes of kept records and their labels, a bound that is never passed; None where `capacity` is given.
         practice: records drawn beside each batch, >= 1.
         seed: of the reservoir and the draws.
+    Raises:
+        ValueError: both bounds or neither, or, when it comes, a record that does not fit into `max_bytes`.
     """
 
     stores_images = True
@@ -39,13 +42,19 @@ class Replay:
         num_classes: int,
         optimizer: Optimizer,
         *,
-        capacity: int,
+        capacity: int | None = None,
+        max_bytes: int | None = None,
         practice: int = 10,
         seed: int = 0,
     ) -> None:
+        if (capacity is None) == (max_bytes is None):
+            raise ValueError(
+                f"capacity {capacity} and max_bytes {max_bytes} do not make one bound; give a number of records or a "
+                "number of bytes, and leave the other out"
+            )
         self.network = Network(encode, head, num_classes)
         self.optimizer = optimizer(head.parameters())
-        self.capacity, self.practice = capacity, practice
+        self.capacity, self.max_bytes, self.practice = capacity, max_bytes, practice
         self.kept: list[tuple[Tensor, Tensor]] = []
         self._seen_records = 0
         self._generator = torch.Generator().manual_seed(seed)
@@ -79,9 +88,22 @@ class Replay:
     def _offer(self, record: tuple[Tensor, Tensor]) -> None:
         """Keep a record with the probability that leaves every record of the past the same chance."""
         self._seen_records += 1
-        if len(self.kept) < self.capacity:
+        capacity = self.capacity if self.capacity is not None else self._records_in_bytes(record)
+        # a row of a batch is a view that would hold the whole batch in memory
+        record = (record[0].clone(), record[1].clone())
+        if len(self.kept) < capacity:
             self.kept.append(record)
             return
         place = int(torch.randint(self._seen_records, (), generator=self._generator))
-        if place < self.capacity:
+        if place < capacity:
             self.kept[place] = record
+
+    def _records_in_bytes(self, record: tuple[Tensor, Tensor]) -> int:
+        """Return how many records of this size fit; the records of a stream are all of one size."""
+        assert self.max_bytes is not None
+        size = tensor_bytes(record)
+        if size > self.max_bytes:
+            raise ValueError(
+                f"max_bytes {self.max_bytes} holds no record, which takes {size} bytes here; give at least that"
+            )
+        return self.max_bytes // size

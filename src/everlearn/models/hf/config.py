@@ -48,6 +48,8 @@ class HopeConfig(PreTrainedConfig):
                 "tie_word_embeddings is False, but the embedding of this model is its head too; leave it out, or True"
             )
         self.use_cache = given.pop("use_cache", True)
+        # which source defines an exported model; TRL asks every model of a path, so it is empty rather than missing
+        self.auto_map: dict[str, str] = given.pop("auto_map", None) or {}
         config = _decoder_config(fields)
         plain = {**vars(config), **config.to_dict()}  # the second leaves out what says nothing new
         vars(self).update({name: plain[name] for name in FIELDS})
@@ -72,6 +74,11 @@ class HopeConfig(PreTrainedConfig):
     def of(cls, config: DecoderConfig, **options: Any) -> HopeConfig:
         """Return the Hugging Face form of a decoder's config."""
         return cls(**config.to_dict(), **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data; an `auto_map` stands only where there is a source to name."""
+        data = super().to_dict()
+        return {name: value for name, value in data.items() if value or name != "auto_map"}
 
     def decoder_config(self) -> DecoderConfig:
         """Return what `Decoder` takes, checked again: a config may have been changed since it was made.

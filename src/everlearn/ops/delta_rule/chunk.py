@@ -100,9 +100,9 @@ def _scan(
         starts.append(memory)
         write = torch.baddbmm(value, read, memory.mT, alpha=-1)
         writes.append(write)
-        memory = (retained * memory).baddbmm_(write.mT, key)
+        memory = torch.baddbmm(retained * memory, write.mT, key)
     start, write = torch.stack(starts, 1).flatten(0, 1), torch.stack(writes, 1).flatten(0, 1)
-    y = ((since_start * q) @ start.mT).baddbmm_((q @ k.mT) * within, write)
+    y = torch.baddbmm((since_start * q) @ start.mT, (q @ k.mT) * within, write)
     if read_after_write:
         y = log_alpha.exp() * y + (q * k).sum(-1, keepdim=True) * write
     return y, memory

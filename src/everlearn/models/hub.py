@@ -18,17 +18,35 @@ PATIENCE = 5.0  # seconds that the hub has to answer at all
 def load_base(name: str | Path) -> tuple[nn.Module, Any]:
     """Load a causal language model in the dtype that it was saved in, and its tokenizer.
 
+    Args:
+        name: see `load_pretrained`.
+    Returns:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+    Raises:
+        ValueError: no causal language model there, or none with a tokenizer.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return load_pretrained(name, AutoModelForCausalLM, "causal language model")
+
+
+def load_pretrained(name: str | Path, kind: Any, what: str) -> tuple[nn.Module, Any]:
+    """Load a pretrained model of some kind and its tokenizer; safetensors alone, and no code that comes with it.
+
     A model that the cache holds is taken from there without asking the hub, so that it loads at once, without a network
     too, and stays the one whose hash memories name.
 
     Args:
         name: a folder that `save_pretrained` wrote, or the name of a model on the hub, which is downloaded once and
             kept in the cache of Hugging Face.
+        kind: a class of transformers with `from_pretrained`, such as AutoModel.
+        what: what it is, for messages.
     Returns:
         model: in evaluation mode.
         tokenizer: its tokenizer.
     Raises:
-        ValueError: no causal language model there, or none with a tokenizer.
+        ValueError: no such model there, or none with a tokenizer.
     """
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -43,14 +61,14 @@ def load_base(name: str | Path) -> tuple[nn.Module, Any]:
         raise ValueError(f"{folder} {got}; give a folder that save_pretrained wrote, or a model's name on the hub")
     if not folder.is_absolute():
         with suppress(OSError, ValueError, KeyError):
-            return _load(place, local_files_only=True)
+            return _load(place, kind, local_files_only=True)
         check_reachable(place)
     try:
-        return _load(place)
+        return _load(place, kind)
     except (OSError, ValueError, KeyError) as error:
         why = str(error).strip().splitlines()
         raise ValueError(
-            f"no causal language model can be loaded from {place!r} ({why[0] if why else error!r}); "
+            f"no {what} can be loaded from {place!r} ({why[0] if why else error!r}); "
             "give a folder that save_pretrained wrote, or a model's name on the hub"
         ) from None
 
@@ -78,11 +96,11 @@ def check_reachable(name: str) -> None:
             ) from None
 
 
-def _load(place: str, **options: bool) -> tuple[nn.Module, Any]:
+def _load(place: str, kind: Any, **options: bool) -> tuple[nn.Module, Any]:
     """Load both as `from_pretrained` does."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(place, **options)
+    model = kind.from_pretrained(place, use_safetensors=True, **options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except (OSError, ValueError, KeyError):
