@@ -21,7 +21,6 @@ class Case:
         make: makes it from parameters or groups, and the keyword lr among others.
         lr: with which it solves the small problems, falling to zero along a line.
         rule: the pure function that it steps by; None where the suite does not compare.
-        settings: options of the optimizer under which its rule's defaults hold.
         inputs: it needs the inputs of layers, so that it is made from a captured model alone: `inputs=capture(model)`.
         any_shape: it steps every number by itself, complex ones too.
         size: its step does not grow with the gradient.

@@ -13,7 +13,7 @@ from torch import nn
 
 from everlearn import optim
 from everlearn.levels import describe
-from tests.optim.cases import CASES, batch, build, groups_of, model, train, weights
+from tests.optim.cases import CASES, batch, build, model, train, weights
 
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 TENSORS = {name: case for name, case in CASES.items() if not case.inputs}
@@ -385,29 +385,3 @@ def test_a_compiled_step_gives_the_same_numbers(case):
     for number in range(4):
         step(*batch(number))
     assert torch.equal(weights(network), weights(plain))
-
-
-@pytest.mark.parametrize("case", [CASES["m3"], CASES["muon"]], ids=["m3", "muon"])
-def test_it_works_in_the_trainer_of_transformers(case, tmp_path):
-    pytest.importorskip("accelerate")
-    from transformers import Trainer, TrainingArguments
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = model(torch.float32)
-
-        def forward(self, x, labels=None):
-            said = self.layers(x)
-            return {"loss": (said - labels).square().mean(), "logits": said}
-
-    data = [{"x": x, "labels": y} for step in range(20) for x, y in zip(*batch(step, dtype=torch.float32), strict=True)]
-    network = Network()
-    optimizer = case.make(groups_of(network, case), lr=0.05)
-    arguments = TrainingArguments(
-        tmp_path, max_steps=15, per_device_train_batch_size=8, report_to=[], use_cpu=True, save_steps=7
-    )
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 15)
-    before = weights(network)
-    Trainer(network, arguments, train_dataset=data, optimizers=(optimizer, scheduler)).train()
-    assert not torch.equal(weights(network), before)

@@ -120,6 +120,21 @@ def test_rates_and_decay_of_the_groups():
     assert [(group["lr"], group["weight_decay"]) for group in made] == [(0.1, 0.125)] * 2
 
 
+class Named(nn.Module):
+    """A model that names its output as those of Hugging Face do, and has a later layer outside its blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.pooler = nn.Linear(16, 50, bias=False), nn.Linear(16, 16, bias=False)
+
+    def get_output_embeddings(self):
+        return self.out
+
+
+def test_a_head_that_the_model_names_is_the_head():
+    assert names(Named()) == [["pooler.weight"], ["out.weight"]]
+
+
 class Raw(nn.Module):
     def __init__(self, name, *shape):
         super().__init__()
@@ -127,7 +142,7 @@ class Raw(nn.Module):
 
 
 def test_a_matrix_that_only_its_author_knows_is_refused_until_it_is_named():
-    model = nn.ModuleDict({"mix": Raw("w", 16, 32), "place": Raw("pos_table", 16, 32), "stack": Raw("w", 2, 16, 32)})
+    model = nn.ModuleDict({"mix": Raw("w", 16, 32), "place": Raw("pos_table", 16, 32), "stack": Raw("w", 12, 16, 32)})
     with pytest.raises(
         ValueError, match=r"'mix.w' \(16, 32\) belongs to a Raw.*matrices=\['mix.w'\]\) or elementwise="
     ):

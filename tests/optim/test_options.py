@@ -9,7 +9,16 @@ from torch import nn
 
 from everlearn import optim
 from everlearn.levels import describe
-from everlearn.rules import delta_momentum_matrix, delta_momentum_printed, m3, momentum
+from everlearn.rules import (
+    deep_momentum,
+    delta_momentum,
+    delta_momentum_matrix,
+    delta_momentum_printed,
+    m3,
+    momentum,
+    newton_schulz,
+    preconditioned,
+)
 
 
 def run(make, grads, start=None):
@@ -224,6 +233,49 @@ def test_options_are_read_from_the_group_at_every_step():
         optimizer.step()
         expected, slots = momentum(expected, grad, None, slots, eta=0.1, beta=beta)
     assert torch.equal(weight.detach(), expected)
+
+
+OPTIONS = {
+    optim.Momentum: (momentum, {"beta": 0.7, "average": False}),
+    optim.PreconditionedMomentum: (preconditioned, {"beta": 0.7, "beta2": 0.8, "eps": 0.01}),
+    optim.DeltaMomentum: (delta_momentum, {"beta": 0.7, "gamma": 0.6}),
+    optim.DeepMomentum: (
+        deep_momentum,
+        {"beta": 0.7, "beta_slow": 0.8, "beta2": 0.9, "eps": 0.01, "eta_inner": 0.1, "samples": 5},
+    ),
+    optim.Muon: (newton_schulz, {"beta": 0.7, "ns_steps": 3, "nesterov": False, "ns_dtype": torch.bfloat16}),
+    optim.M3: (
+        m3,
+        {
+            "alpha": 0.5,
+            "beta": 0.7,
+            "beta_slow": 0.6,
+            "beta2": 0.8,
+            "slow_period": 3,
+            "ns_steps": 3,
+            "eps": 0.01,
+            "ns_dtype": torch.bfloat16,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS, ids=lambda kind: kind.__name__)
+def test_every_option_reaches_the_rule(kind):
+    """All at once equal the rule with them, bit for bit; each one alone makes a difference."""
+    rule, options = OPTIONS[kind]
+    grads = gradients(8, (4, 6))
+
+    def by_rule(**settings):
+        weights, slots = torch.ones(4, 6, dtype=torch.float64), {}
+        for grad in grads:
+            weights, slots = rule(weights, grad, None, slots, eta=0.02, **settings)
+        return weights
+
+    expected = by_rule(**options)
+    assert torch.equal(run(lambda w: kind(w, 0.02, **options), grads)[0], expected)
+    for left_out in options:
+        assert not torch.equal(by_rule(**{name: v for name, v in options.items() if name != left_out}), expected)
 
 
 @pytest.mark.parametrize(

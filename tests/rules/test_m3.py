@@ -53,6 +53,14 @@ def test_the_slow_memory_is_silent_in_its_first_period():
         assert torch.equal(run(grads[:count])[0], run(grads[:count], alpha=0.0)[0]) == same
 
 
+def test_the_slow_average_holds_the_mean_of_each_period():
+    """Two periods worked out: .8 of the first mean's .2, and .2 of the second."""
+    grads = torch.randn(6, 4, 6, dtype=torch.float64)
+    _, slots = run(grads, slow_period=3, beta_slow=0.8)
+    expected = 0.8 * 0.2 * grads[:3].mean(0) + 0.2 * grads[3:].mean(0)
+    torch.testing.assert_close(slots["slow"], expected, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("cut", [1, 4, 9, 10, 11, 19, 22])
 def test_a_resume_between_two_refreshes_changes_no_bit(cut):
     grads = torch.randn(GRADS, 4, 6)
