@@ -102,8 +102,8 @@ def momenta(row: Row) -> str:
     facts = (
         "How many of the newest gradients make up half and 99 % of the momentum, and the share of it that is older "
         "than 12 and 100 steps, after eight tasks of that length. Then newest / old (rate) as in the table above, for "
-        f"tasks of so many steps: the share of |y|^2 that is missing. Means of {row['draws']} draws; {row['grid']} "
-        "rates tried on other draws.",
+        "tasks of so many steps: the share of |y|^2 that is missing. "
+        f"Means of {row['draws']} draws; {row['grid']} rates tried on other draws.",
         stamp(row, "python benchmarks/optimizers.py --only toys"),
     )
     return drawn(heads, lines, facts)
