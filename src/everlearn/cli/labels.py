@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,8 @@ def learn_labels(
         out.say("this stream was learned before; nothing is learned twice")
     elif answers:
         out.say(f"resumed at record {len(answers) + 1:,} of {len(records):,}")
-    with progress("Answering, then learning", total=len(records)) as advance:
+    # an interrupt must not leave the ledger's file locked by a change that was never committed
+    with _closing(classifier), progress("Answering, then learning", total=len(records)) as advance:
         advance(len(answers))
         for start in range(len(answers), len(records), BATCH):
             batch = records[start : start + BATCH]
@@ -145,8 +147,18 @@ def learn_labels(
                 begun = begun | {known: answers}
             classifier.save(folder / CLASSIFIER, notes | {"streams": finished, "begun": begun})
             advance(len(batch), f"{len(classifier.labels)} labels")
-    summary = summarise(records, answers, classifier, folder, out)
+        summary = summarise(records, answers, classifier, folder, out)
     return summary | ({"ids": ids} if classifier.ledger is not None else {})
+
+
+@contextmanager
+def _closing(classifier: Classifier) -> Iterator[None]:
+    """Let go of the ledger at the end, whatever the end is; what was not committed is undone."""
+    try:
+        yield
+    finally:
+        if classifier.ledger is not None:
+            classifier.ledger.close()
 
 
 def _longest_beginning(records: Sequence[Record], streams: dict[str, list[int]]) -> tuple[str, list[int]]:

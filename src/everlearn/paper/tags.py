@@ -16,6 +16,7 @@ PAPERS = ("NL", "Titans", "Miras")
 KINDS = ("eq", "alg", "def", "sec", "fig", "tab")
 
 _BRACKET = re.compile(rf"\[(?:ours; )?({'|'.join(PAPERS)})\b([^\]]*)\]")
+_BEGINS = ("[ours;", *(f"[{paper}" for paper in PAPERS))
 _ITEM = re.compile(rf"(?:({'|'.join(KINDS)})\. )?(\d+(?:\.\d+)*)(?:-(\d+))?")
 _FORMS = "[NL eq. 71], [NL eq. 64-65, 92], [NL def. 2, eq. 71]"
 
@@ -70,7 +71,7 @@ def scan(root: Path) -> list[Tag]:
     for path in sorted(root.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         # parsing is what costs time, and most files carry no tag
-        if not _BRACKET.search(" ".join(source.split())):
+        if not any(begin in source for begin in _BEGINS) or not _BRACKET.search(" ".join(source.split())):
             continue
         for name, node in _documented(ast.parse(source), ""):
             line = 1 if isinstance(node, ast.Module) else node.lineno
