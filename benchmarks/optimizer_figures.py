@@ -50,7 +50,7 @@ def curves(lines: dict[str, Row], what: str, file: Path) -> Path:
             axis.plot(at, loss, color=colour, marker="o", markersize=2.5, label=f"{line['title']}, {line['lr']:g}")
             axis.fill_between(at, *ends, color=colour, alpha=0.12, linewidth=0)
     axes[0].set_yscale("log")
-    axes[0].set_ylabel(f"{what}, mean and range of {len(runs)} seeds")
+    axes[0].set_ylabel(f"{what}")
     axes[0].set_xlabel("step")
     axes[1].set_xlabel("CPU time of the steps [s], one thread of a shared machine")
     axes[1].legend(fontsize=7)

@@ -205,9 +205,9 @@ def language(found: dict[str, Row]) -> str:
         own = line is found["adamw"]
         row += ["", ""] if own else [f"{lead:+.3f} ± {half:.3f}", f"{min(equal):+.3f} to {max(equal):+.3f}"]
         lines.append([*row, f"{cost:.2f}"])
-    heads = ["method", "rate", "nats per byte", "seeds 0 to 4", "less AdamW, 95 %", "at AdamW's CPU time", "x CPU time"]
+    heads = ["method", "rate", "nats per byte", "each seed", "less AdamW, 95 %", "at AdamW's CPU time", "x CPU time"]
     muon = found["muon"]
-    facts = ["Paired differences over 5 seeds, with the 95 % interval of their mean."]
+    facts = ["Paired differences over the seeds, with the 95 % interval of their mean."]
     for key, line in found.items():
         if key.startswith("m3"):
             gaps = [a - b for a, b in zip(losses(line), losses(muon), strict=True)]
