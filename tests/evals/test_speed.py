@@ -184,6 +184,14 @@ def test_a_peer_is_timed_beside_our_layers(monkeypatch):
     assert f"| {mlp['mixer of delta_net'].best:.2f} (" in row and "x NeuralMemory, MLP | x NeuralMemory, matrix" in text
 
 
+def test_the_table_of_the_peer_shows_the_best_by_the_best_and_the_spread_of_the_rounds():
+    """Three rounds by hand: ratios 2, 3 and 1.5; smallest time 2 by smallest 1."""
+    found = peers.Layers("9.9", 3, {"MLP": {"ours": Ratio.of([2.0, 30.0, 3.0], [1.0, 10.0, 2.0])}})
+    assert "| ours | 2.00 (1.50-3.00) |" in peer(found) and "titans-pytorch 9.9 in the same 3 rounds" in peer(found)
+    slow = peers.Layers("9.9", 2, {"MLP": {"ours": Ratio.of([4.0, 5.0], [1.0, 4.0])}})
+    assert "| ours | 4.00 (1.25-4.00) |" in peer(slow), "the median of the ratios would be 2.62"
+
+
 def test_the_real_peer_runs_where_it_is_installed():
     """Its memory takes the same sizes as ours, and none of the two is a hundred times the other."""
     if not peers.installed():
