@@ -68,8 +68,7 @@ def size(dim: int, rounds: int) -> dict[str, float]:
 def table(found: Row) -> str:
     """Write what was measured."""
     lines = [
-        "| features | numbers | records learned per second | by the bare product | solving, ms | answer to 1, ms | to 64, ms "
-        "| state, KB |",
+        "| features | numbers | learned per second | bare product | solving, ms | answer to 1, ms | to 64, ms | KB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for dim, name in DIMS.items():
@@ -77,13 +76,10 @@ def table(found: Row) -> str:
         rates = f"{RECORDS / at['learn']:,.0f} | {RECORDS / at['product']:,.0f}"
         times = f"{1e3 * at['solve']:.0f} | {1e3 * at['one']:.2f} | {1e3 * at['many']:.2f}"
         lines.append(f"| {name} | {dim:,} | {rates} | {times} | {at['kb']:,.0f} |")
-    told = stamp(found, "python benchmarks/classifier_speed.py").replace(
-        "one thread of", f"{found['threads']} threads of"
-    )
     facts = (
-        f"{CLASSES} classes, batches of {BATCH}, wall clock of {found['threads']} threads, best of {found['rounds']} rounds; "
-        f"an answer is the median of 300, once all is solved. {told}"
-    )
+        f"{CLASSES} classes, batches of {BATCH}, wall clock, best of {found['rounds']} rounds; an answer is the median "
+        f"of 300, once all is solved. {stamp(found, 'python benchmarks/classifier_speed.py')}"
+    ).replace("one thread of", f"{found['threads']} threads of")
     return "\n".join([*lines, "", facts])
 
 
