@@ -1,6 +1,7 @@
 """`bench digits` and its like, as a user runs them."""
 
 import csv
+import json
 
 import pytest
 from verbs_fixture import Shell
@@ -50,6 +51,34 @@ def test_the_table_and_every_candidate_are_printed(shell, tmp_path):
     assert (tmp_path / "digits" / "single.png").is_file()
 
 
+def test_what_accuracy_costs_stands_below_and_in_the_document(shell, tmp_path):
+    words = ("--strategies", "nearest_mean", "streaming_lda", "one_model_per_domain", "--quick", "--out", tmp_path)
+    said = shell("bench", "digits", *words)
+    assert "settings not chosen" in said and "within 1 point of streaming_lda" in said
+    assert "| records, boundaries, each test record's domain |" in said
+    document = shell.json("bench", "digits", *words, "--reference", "nearest_mean", "--margin", "2.5")
+    assert document["seeds"] == 1 and document["tried"]["nearest_mean"] == [[{}, None]]
+    costs = document["economics"]
+    assert costs["reference"] == "nearest_mean" and costs["margin"] == pytest.approx(0.025)
+    assert costs["equal"]["streaming_lda"]["experience"] == 1
+    (row,) = document["rows"]["streaming_lda"]
+    assert costs["courses"]["streaming_lda"]["seconds"] == pytest.approx(
+        [a + b for a, b in zip(row["seconds"], row["solving_seconds"], strict=True)]
+    )
+    assert (tmp_path / "digits" / "tasks-economics.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_rows_that_were_measured_without_solving_still_serve(shell, tmp_path):
+    words = ("bench", "digits", "--strategies", "nearest_mean", "--quick", "--out", tmp_path)
+    shell(*words)
+    (kept,) = (tmp_path / "digits" / "rows").glob("nearest_mean-*.json")
+    old = json.loads(kept.read_text())
+    del old["row"]["solving_seconds"]
+    kept.write_text(json.dumps(old))
+    said = shell(*words)
+    assert "| 1 of 5 | ≥ " in said and "≥: measured before the time of solving was told apart" in said
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -57,6 +86,8 @@ def test_the_table_and_every_candidate_are_printed(shell, tmp_path):
         (("digits", "--stream", "river"), "unknown stream 'river'; give one of tasks"),
         (("digits", "--seeds", "0"), "--seeds is 0; give a whole number of at least 1"),
         (("digits", "--workers", "0"), "--workers is 0"),
+        (("digits", "--reference", "ewc", "--strategies", "si", "lwf"), "'ewc' is not measured; give one of si, lwf"),
+        (("digits", "--margin", "-1"), "--margin is -1; give points of accuracy from 0 to below 100, such as 1"),
         (("banking", "--data", "nowhere", "--encoder", "hashed"), "train.csv is missing; give the folder"),
     ],
 )
