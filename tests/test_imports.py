@@ -65,6 +65,7 @@ WIDER = {
     "continual/encoders.py": {"sentence_transformers"},
     "continual/text_sets.py": {"datasets"},
     "continual/image_files.py": {"PIL"},
+    "continual/image_encoders.py": {"transformers"},
     "recipes/image_files.py": {"datasets"},
 }
 # where a distribution and its module differ

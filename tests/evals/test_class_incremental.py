@@ -9,9 +9,19 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from everlearn.continual.features import HashedText
+from everlearn.continual.image_sets import image_folder
 from everlearn.continual.strategies.nearest_mean import NearestMean
 from everlearn.continual.streams import Split
-from everlearn.evals.class_incremental import SCENARIOS, STREAMS, Scenario, floor, load, markdown, measure
+from everlearn.evals.class_incremental import (
+    SCENARIOS,
+    STREAMS,
+    Scenario,
+    encoded_images,
+    floor,
+    load,
+    markdown,
+    measure,
+)
 from everlearn.evals.class_incremental.tables import needs, size
 
 CLASSES = 6
@@ -105,15 +115,16 @@ def test_the_floor_is_a_probe_on_all_records_so_far(scenario):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_stream_brings_every_class(scenario, name):
-    stream = STREAMS[name](scenario if name != "uneven" else digits_like(scenario), 0)
+    stream = STREAMS[name](scenario, 0)
     come = [c for experience in stream.experiences for c in experience.classes]
     assert len(come) == len(set(come)) == len(stream.test.y.unique())
 
 
 def digits_like(scenario):
-    """Ten classes, as many as seven uneven experiences need."""
+    """Ten classes, more than seven uneven experiences need."""
     y = torch.arange(10).repeat(5)
-    return replace(scenario, train=Split(torch.eye(10)[y], y), test=Split(torch.eye(10)[y], y))
+    data = Split(torch.eye(10)[y], y)
+    return replace(scenario, labels=tuple("abcdefghij"), train=data, test=data)
 
 
 def test_settings_are_chosen_on_validation_records(scenario):
@@ -198,3 +209,26 @@ def test_what_is_solved_at_the_first_question_is_told_apart_from_answering(scena
     # a clock that is read ten times may see a little more than the work, never less
     assert all(0.016 <= part < 0.05 for part in learned) and all(0.004 <= part < 0.03 for part in solved)
     assert row["solving_seconds"][-1] <= row["answering_seconds"] < row["solving_seconds"][-1] + 0.1
+
+
+def test_images_become_a_scenario(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number, name in enumerate("abcdefg"):
+        (tmp_path / name).mkdir()
+        for n in range(10):
+            image.new("RGB", (2, 2), (n, number, 0)).save(tmp_path / name / f"{n}.png")
+    files = image_folder(tmp_path)
+    found = encoded_images(files, lambda items: torch.tensor([[float(ord(file.parent.name))] for file in items]))
+    assert found.labels == tuple("abcdefg") and found.per_experience == 1 and found.leaked == ()
+    assert [len(part.y) for part in (found.train, found.validation, found.test)] == [49, 7, 14]
+    for part in (found.train, found.validation, found.test):
+        assert torch.equal(part.x[:, 0], part.y + float(ord("a")))
+    assert len(STREAMS["tasks"](found.dealt(3), 0).experiences) == 3
+    for wrong in (0, 8):
+        with pytest.raises(ValueError, match=f"{wrong} classes at a time cannot .* the 7 of .*; give 1 to 7"):
+            found.dealt(wrong)
+
+
+def test_few_classes_make_as_many_uneven_experiences_as_there_are(scenario):
+    assert len(STREAMS["uneven"](scenario, 0).experiences) == CLASSES
+    assert len(STREAMS["uneven"](digits_like(scenario), 0).experiences) == 7

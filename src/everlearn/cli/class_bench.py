@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.cli.class_data import load
 from everlearn.cli.errors import UserError, resume_hint
 from everlearn.cli.output import Output
 
@@ -30,11 +31,16 @@ def run(options: Options) -> None:
     """Measure strategies on one data set, print the table, draw the picture, and write JSON where it was asked for."""
     import torch
 
+    from everlearn.evals.class_incremental import STREAMS
+
     torch.set_num_threads(1)
     out = Output(options.json)
     names = _checked(options)
-    scenario, fingerprint = _load(options, out)
+    scenario, fingerprint = load(options, out)
+    STREAMS[options.stream](scenario, 0)  # one that cannot be made of these data is refused before settings are chosen
     folder = options.out / options.what
+    if options.what == "images":
+        folder /= scenario.name
     say = f"rows are kept in {folder}; the same command goes on where it stopped"
     with resume_hint(lambda: say):
         document = _measure(options, names, scenario, fingerprint, folder, out)
@@ -62,45 +68,6 @@ def _checked(options: Options) -> tuple[str, ...]:
     if not 0 <= options.margin < 100:
         raise UserError(f"--margin is {options.margin:g}; give points of accuracy from 0 to below 100, such as 1")
     return names
-
-
-def _load(options: Options, out: Output) -> tuple[Scenario, str]:
-    """Return the scenario, and what tells its data and features from others."""
-    import json
-
-    from everlearn.cli.progress import progress
-    from everlearn.continual.feature_cache import FeatureCache
-    from everlearn.evals.class_incremental import encoded, load, read_texts
-    from everlearn.memory.codec import digest
-
-    if options.what == "digits":
-        scenario = load("digits", None, None)
-    else:
-        texts = read_texts(options.what, options.data)
-        encoder = _encoder(options)
-        with progress("Encoding texts", total=len(texts.train + texts.validation + texts.test)) as advance:
-            encode = FeatureCache(encoder, options.out / "features", on_texts=advance)
-            scenario = encoded(options.what, texts, encode, misspelt=options.misspelt)
-    parts = {"train": scenario.train, "validation": scenario.validation, "test": scenario.test}
-    tensors = {f"{name}.{part}": value for name, split in parts.items() for part, value in vars(split).items()}
-    counts = ", ".join(f"{len(split.y):,} {name}" for name, split in parts.items())
-    out.say(f"{scenario.name}: {len(scenario.labels)} classes, {counts} records of {scenario.dim} features")
-    return scenario, digest(tensors, json.dumps([scenario.name, scenario.per_experience, scenario.batch_size]))
-
-
-def _encoder(options: Options) -> Any:
-    """Return the encoder that was asked for."""
-    from everlearn.continual.encoders import HFEncoder
-    from everlearn.continual.features import HashedText
-
-    return HashedText() if options.encoder == "hashed" else HFEncoder(options.encoder, device=_device(options))
-
-
-def _device(options: Options) -> Any:
-    """Return where the encoder runs."""
-    from everlearn.device import device
-
-    return device(options.device)[0]
 
 
 def _measure(

@@ -28,7 +28,7 @@ def to_tensor(picture: Any, channels: int) -> Tensor:
     return torch.from_numpy(plain.copy()).reshape(*plain.shape[:2], channels).permute(2, 0, 1)
 
 
-def cut_out(image: Tensor, size: int, dice: torch.Generator | None) -> Tensor:
+def cut_out(image: Tensor, size: int, dice: torch.Generator | None, margin: float = MARGIN) -> Tensor:
     """Bring an image to one size, from -1 to 1.
 
     Its shorter side becomes 8/7 of the size, and a square is cut out: the middle, or, where `dice` is given, one at
@@ -38,10 +38,11 @@ def cut_out(image: Tensor, size: int, dice: torch.Generator | None) -> Tensor:
         image: [C, H, W], uint8.
         size: height and width that are wanted [pixels].
         dice: of what is random, or None.
+        margin: how much larger than the square the shorter side becomes, >= 1; 1 cuts from the longer side alone.
     Returns:
         [C, size, size].
     """
-    larger = round(size * MARGIN)
+    larger = round(size * margin)
     height, width = image.shape[1:]
     scale = larger / min(height, width)
     # the shorter side is exact, the other at least as long
@@ -77,7 +78,7 @@ def read_file(file: Path, channels: int) -> Tensor:
 
 
 def listed(path: Path, least: int = 2) -> dict[str, list[Path]]:
-    """Return the image files of each class below a folder, by the name of its subfolder, sorted.
+    """Return the image files of each class below a folder, by the name of its subfolder, sorted; hidden ones are not.
 
     Args:
         path: of the folder.
@@ -94,13 +95,18 @@ def listed(path: Path, least: int = 2) -> dict[str, list[Path]]:
         )
     found = {}
     for place in classes:
-        found[place.name] = sorted(file for file in place.rglob("*") if file.suffix.lower() in ENDINGS)
+        found[place.name] = sorted(file for file in place.rglob("*") if _is_image(file))
         if not found[place.name]:
             raise ValueError(
                 f"{place} holds no image; a class needs files that end in {', '.join(ENDINGS)}; add some, or remove "
                 "the subfolder"
             )
     return found
+
+
+def _is_image(file: Path) -> bool:
+    """Tell whether a file's name is that of an image; what other systems leave behind begins with a point."""
+    return file.suffix.lower() in ENDINGS and not file.name.startswith(".")
 
 
 def pillow() -> Any:
@@ -113,6 +119,7 @@ def pillow() -> Any:
         from PIL import Image
     except ImportError:
         raise ValueError(
-            f"image files need Pillow, which is not installed; it is part of an extra: {EXTRA}; or train on digits"
+            f"image files need Pillow, which is not installed; it is part of an extra: {EXTRA}; the built-in "
+            "digits do without"
         ) from None
     return Image
