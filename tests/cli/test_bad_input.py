@@ -40,7 +40,8 @@ class TestText:
         assert "d holds no usable text" in line
         assert match in line
 
-    def test_a_file_that_is_missing_huge_or_no_file(self, capsys, verb):
+    def test_a_file_that_is_missing_huge_or_no_file(self, capsys, verb, monkeypatch):
+        monkeypatch.setattr(corpus, "LARGEST_TEXT", 1000)
         assert "check the path" in refused(capsys, *text_words(verb, "none.txt")) or verb == "learn"
         with Path("huge.txt").open("wb") as file:
             file.truncate(corpus.LARGEST_TEXT + 1)
@@ -133,6 +134,7 @@ class TestText:
 
     @pytest.mark.parametrize("call", ["fsync"])
     def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(self, capsys, verb, monkeypatch, call):
+        Path("t.txt").write_text(TEXT[:40])
         taken(capsys, verb, "t.txt", "--state", "whole", "--base", "base")
         (expected,) = Path("whole/users").glob("*.safetensors")
         for n in range(1, 60):
