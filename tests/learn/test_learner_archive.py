@@ -186,8 +186,7 @@ def kill_at(n: int, when: str, patch) -> None:
     patch.setattr(os, "replace", dying)
 
 
-@pytest.mark.parametrize("slots", [None, SLOTS], ids=["archive", "both"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("when", "slots"), [("before", SLOTS), ("after", None)], ids=["both", "archive"])
 def test_killed_at_any_write_and_read_again_is_never_having_stopped(when, slots, tmp_path, monkeypatch):
     """Documents of one piece and of several, one read twice; what was archived before the commit is archived once."""
     model = byte_model(num_layers=1)
