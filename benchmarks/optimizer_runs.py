@@ -70,7 +70,7 @@ VIT = (
     Method("M3, alpha .3", "m3", doubled(1e-3, 4)),
     Method("M3, alpha 0", "m3_fast", doubled(1e-3, 4)),
 )
-NOISY = ("adamw", "dgd_adamw", "muon", "m3")
+NOISY = ("adamw", "adamw-wd1", "dgd_adamw", "muon", "m3")
 LM_STEPS, ROWS_PER_STEP, WINDOW = 490, 16, 128
 CURVE_BYTES = 16_384
 

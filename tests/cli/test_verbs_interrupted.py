@@ -59,6 +59,20 @@ def test_an_interrupted_document_goes_on_before_a_new_one_is_read(shell, monkeyp
         )
 
 
+def test_a_finished_document_that_is_open_again_is_read_to_its_end_by_learn(shell, monkeypatch):
+    """`learn` passes over what it knows, but what `read` has begun once more must not stay open behind its back."""
+    state, one = ["--state", shell.folder / "s"], shell.folder / "texts/one.txt"
+    shell("learn", shell.folder / "texts", *state, "--base", shell.folder / "base")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        shell("read", one, *state, code=130)
+    (row,) = shell.json("learn", shell.folder / "texts", *state)["documents"]
+    assert row["name"].endswith("one.txt")
+    plain = Learner(load_model(shell.folder / "base")[0])
+    scores = [plain.read(data, user="me") for data in (ONE, TWO, ONE)]
+    assert row["learned"] == pytest.approx(scores[-1].bits_per_byte, abs=1e-6)
+
+
 def test_the_same_file_twice_in_one_command_is_read_twice_also_after_an_interrupt(shell, monkeypatch):
     one, two = shell.folder / "texts/one.txt", shell.folder / "texts/two.txt"
     command = ["read", one, two, one, "--base", shell.folder / "base"]
