@@ -7,14 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tables import stamp
+
 Row = dict[str, Any]
 WD = ("adamw", "adamw-wd0.3", "adamw-wd1", "adamw-wd3")
-
-
-def stamp(row: Row, command: str) -> str:
-    """Say how, where and when rows were measured."""
-    at = row["where"]
-    return f"`{command}`, commit {at['commit']}, {at['machine']}, torch {at['torch']}, {at['date']}."
 
 
 def drawn(heads: Sequence[str], lines: Sequence[Sequence[str]], facts: Sequence[str]) -> str:

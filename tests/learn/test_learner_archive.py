@@ -259,6 +259,11 @@ def test_reading_again_keeps_a_version_and_rolling_back_returns_it_bit_for_bit(t
     learner.roll_back_document("ada", "twice")
     kept = next(d for d in learner.documents("ada") if d.name == "twice")
     assert (kept.versions, kept.slots) == (1, len(CATS) - 1)
+    learner.read(CATS[:5], "ada", name="twice", end="open")
+    reading = learner.state("ada")
+    with pytest.raises(ValueError, match="'twice' of user 'ada' is being read"):
+        learner.roll_back_document("ada", "twice")
+    assert learner.state("ada") is reading
     with pytest.raises(ValueError, match="cannot be rolled back without an archive"):
         Learner(learner.model).roll_back_document("ada", "cats")
 
