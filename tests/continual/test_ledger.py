@@ -210,6 +210,43 @@ def test_a_crash_leaves_two_files_of_one_moment(tmp_path, monkeypatch, where):
     assert Classifier.load(tmp_path / "c", ledger=tmp_path / "l").counts["more"] == 1
 
 
+def stopped(made, path, monkeypatch, where):
+    """Save, and fail at one place."""
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "settle":
+            patch.setattr(Ledger, "settle", killed)
+        else:
+            patch.setattr("everlearn.continual.classifier.save_tensors", killed)
+        with pytest.raises(Killed):
+            made.save(path)
+
+
+@pytest.mark.parametrize("where", [["save_tensors"] * 3, ["settle", "save_tensors"], ["settle", "settle"]])
+def test_several_crashes_leave_two_files_of_one_moment(tmp_path, monkeypatch, where):
+    """A full disk refuses a state several times; a process dies after a state, and the next before its own."""
+    _, ids = saved(tmp_path)
+    made = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    expected = [list(LABELS)]
+    for number, place in enumerate(where):
+        made.forget_records([ids[number]])
+        made.learn(["new"], ["new"])
+        expected.append([*expected[-1][1:], "new"])
+        stopped(made, tmp_path / "c", monkeypatch, place)
+        if place == "settle":
+            made.ledger.close()
+            made = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    made.ledger.close()
+    back = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    wanted = expected[where.count("settle")]
+    assert back.counts == back.ledger.counts == {label: wanted.count(label) for label in wanted}
+    back.save(tmp_path / "c")
+    assert Classifier.load(tmp_path / "c", ledger=tmp_path / "l").counts == back.counts
+
+
 def test_what_is_forgotten_is_not_in_the_file_any_more(tmp_path):
     made = Classifier(RawPixels(8), ledger=tmp_path / "l")
     secret = torch.tensor([[0.1234567, 0.7654321, 0.5, 0.25, 0.333, 0.777, 0.111, 0.999]])

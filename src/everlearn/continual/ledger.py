@@ -47,7 +47,8 @@ class Ledger:
 
     The ledger and the file of the classifier's state are two files that always agree: what is added or removed is
     committed by `commit` under a number that goes into the state, and `settle` says that the state is written. A
-    process that dies in between leaves a ledger that is one number ahead, which `open_at` takes back.
+    process that dies in between, or fails to write the state, leaves a ledger that is ahead, which `open_at` takes
+    back.
 
     Args:
         path: the file; made when it is missing.
@@ -195,12 +196,13 @@ class Ledger:
         self._execute("COMMIT")
 
     def open_at(self, generation: int, checksum: str) -> None:
-        """Take back what was committed after a state of this number, when its writer died before the next state.
+        """Take back what was committed after a state of this number, when its writer never wrote the next state.
 
         Raises:
             ValueError: the two files are not of one moment.
         """
-        if self.generation == generation + 1 and int(self._about()["settled"]) == generation:
+        # what was removed by a save is gone once it has settled, and can be put back until then
+        if int(self._about()["settled"]) <= generation < self.generation:
             self._execute("BEGIN IMMEDIATE")
             self._execute("DELETE FROM records WHERE added > ?", [(generation,)])
             self._execute("UPDATE records SET removed = NULL WHERE removed > ?", [(generation,)])
