@@ -288,6 +288,30 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         Classifier(HashedText(16), PrecisionMemory(16, half_life=5.0), ledger=tmp_path / "y")
 
 
+def test_a_second_classifier_on_one_ledger_is_refused(tmp_path):
+    """Both were loaded from one save; the second would drop from the state what the first has learned."""
+    saved(tmp_path)
+    first, second = (Classifier.load(tmp_path / "c", ledger=tmp_path / "l") for _ in range(2))
+    first.learn(["one"], ["one"])
+    first.save(tmp_path / "c")
+    with pytest.raises(ValueError, match=r"is of save 2, it was opened at save 1.*load its state again"):
+        second.learn(["two"], ["two"])
+    with pytest.raises(ValueError, match=r"holds 7 records, this classifier 6"):
+        second.save(tmp_path / "c")
+    back = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    assert back.counts == back.ledger.counts == first.counts and "two" not in second.labels
+
+
+def test_a_ledger_that_lost_its_changes_is_not_saved_with_the_state(tmp_path):
+    """SQLite rolls a transaction back by itself where the disk is full."""
+    made, _ = saved(tmp_path)
+    made.learn(["more"], ["more"])
+    made.ledger._file.execute("ROLLBACK")
+    with pytest.raises(ValueError, match="holds 6 records, this classifier 7"):
+        made.save(tmp_path / "c")
+    assert Classifier.load(tmp_path / "c", ledger=tmp_path / "l").counts == learned()[0].counts
+
+
 def test_another_process_that_writes_is_told_from_a_full_disk(tmp_path):
     made, _ = saved(tmp_path)
     other = sqlite3.connect(tmp_path / "l", timeout=0)

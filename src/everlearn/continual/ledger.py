@@ -104,7 +104,7 @@ class Ledger:
     def change(self) -> Iterator[None]:
         """Do all that happens inside or, where it raises, nothing of it; `commit` makes it last."""
         if not self._file.in_transaction:
-            self._execute("BEGIN IMMEDIATE")
+            self._begin()
         self._file.execute("SAVEPOINT change")
         try:
             yield
@@ -182,15 +182,15 @@ class Ledger:
     def commit(self) -> int:
         """Make all changes last, under the next number; return it."""
         if not self._file.in_transaction:
-            self._execute("BEGIN IMMEDIATE")
-        self.generation += 1
-        self._note("generation", self.generation)
+            self._begin()
+        self._note("generation", self.generation + 1)
         self._execute("COMMIT")
+        self.generation += 1
         return self.generation
 
     def settle(self) -> None:
         """Say that the state of the last number is written: what was removed before it goes for good."""
-        self._execute("BEGIN IMMEDIATE")
+        self._begin()
         self._execute("DELETE FROM records WHERE removed IS NOT NULL")
         self._note("settled", self.generation)
         self._execute("COMMIT")
@@ -203,7 +203,7 @@ class Ledger:
         """
         # what was removed by a save is gone once it has settled, and can be put back until then
         if int(self._about()["settled"]) <= generation < self.generation:
-            self._execute("BEGIN IMMEDIATE")
+            self._begin()
             self._execute("DELETE FROM records WHERE added > ?", [(generation,)])
             self._execute("UPDATE records SET removed = NULL WHERE removed > ?", [(generation,)])
             self.generation = generation
@@ -229,6 +229,16 @@ class Ledger:
 
     def _note(self, name: str, value: int) -> None:
         self._execute("UPDATE about SET value = ? WHERE name = ?", [(json.dumps(value), name)])
+
+    def _begin(self) -> None:
+        """Take the file for changes; refuse one that somebody else has changed since it was opened."""
+        self._execute("BEGIN IMMEDIATE")
+        if (found := int(self._about()["generation"])) != self.generation:
+            self._execute("ROLLBACK")
+            raise ValueError(
+                f"the ledger {self.path} is of save {found}, it was opened at save {self.generation}: another classifier "
+                "has written it; load its state again, Classifier.load(path, ledger=...), and let one write at a time"
+            )
 
     def _one(self, query: str) -> Any:
         return self._file.execute(query).fetchone()[0]
