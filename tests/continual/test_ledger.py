@@ -1,5 +1,6 @@
 """A ledger of records: forgetting by id and by class, attribution, and two files that agree after any crash."""
 
+import errno
 import sqlite3
 
 import pytest
@@ -280,12 +281,59 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(ValueError, match="learned without a ledger"):
         Classifier.load(tmp_path / "plain", ledger=tmp_path / "l")
     (tmp_path / "x").write_text("no database, but some text that is long enough")
-    with pytest.raises(ValueError, match="no ledger of records"):
+    with pytest.raises(ValueError, match="no whole ledger of records"):
         Classifier(HashedText(16), ledger=tmp_path / "x")
+    with pytest.raises(OSError, match="cannot be opened"):
+        Classifier(HashedText(16), ledger=tmp_path)
     with pytest.raises(ValueError, match="mkdir -p"):
         Classifier(HashedText(16), ledger=tmp_path / "no" / "l")
     with pytest.raises(ValueError, match="leave out one"):
         Classifier(HashedText(16), PrecisionMemory(16, half_life=5.0), ledger=tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("UPDATE records SET features = zeroblob(64) WHERE row = 3", "do not fit their id"),
+        ("UPDATE records SET features = zeroblob(60) WHERE row = 3", "features of another length"),
+        ("UPDATE records SET label = '\"bux\"' WHERE row = 3", "do not fit their id|this classifier 6"),
+        ("UPDATE records SET label = '\"bu' WHERE row = 3", "a cell that is no JSON"),
+        ("UPDATE records SET id = 'xyz' WHERE row = 3", "an id is no number"),
+        ("UPDATE about SET value = '\"' WHERE name = 'settled'", "a cell that is no JSON"),
+        ("DROP TABLE records", "no such table"),
+    ],
+)
+def test_a_damaged_ledger_is_refused_and_never_believed(tmp_path, damage, message):
+    _, ids = saved(tmp_path)
+    with sqlite3.connect(tmp_path / "l") as file:
+        file.execute(damage)
+    with pytest.raises(ValueError, match=message) as caught:
+        back = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+        with pytest.raises(ValueError, match=message):
+            back.explain([TEXTS[2]])
+        with pytest.raises(ValueError, match=message):
+            back.merge(back)
+        assert same(back, learned()[0])
+        back.forget_records([ids[2]])
+    assert "\n" not in str(caught.value)
+
+
+def test_pages_of_a_ledger_that_are_overwritten_are_refused(tmp_path):
+    saved(tmp_path)
+    data = bytearray((tmp_path / "l").read_bytes())
+    for start in range(4_096, len(data), 4_096):
+        data[start : start + 8] = b"\xff" * 8
+    (tmp_path / "l").write_bytes(data)
+    with pytest.raises(ValueError, match=r"no whole ledger of records \(database disk image is malformed\)"):
+        Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+
+
+def test_what_the_disk_refuses_has_the_number_that_the_system_gives_it(tmp_path):
+    made, _ = saved(tmp_path)
+    made.ledger._file.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(OSError, match="full") as caught:
+        made.learn([f"text {n}" for n in range(200)], ["more"] * 200)
+    assert caught.value.errno == errno.ENOSPC and same(made, learned()[0])
 
 
 def test_a_second_classifier_on_one_ledger_is_refused(tmp_path):
