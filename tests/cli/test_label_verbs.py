@@ -8,6 +8,7 @@ from verbs_fixture import Shell
 
 from everlearn.cli import labels
 from everlearn.continual.classifier import Classifier
+from everlearn.memory.codec import save_tensors
 from tests.continual.test_encoders import save as save_encoder
 
 RECORDS = [
@@ -188,7 +189,7 @@ def test_a_ledger_survives_an_interrupt_between_two_batches(shell, monkeypatch):
     save, saves = Classifier.save, []
 
     def interrupted(self, *arguments):
-        if len(saves) == 2:
+        if len(saves) == 3:  # the first is of the empty state
             raise KeyboardInterrupt
         saves.append(save(self, *arguments))
 
@@ -196,6 +197,25 @@ def test_a_ledger_survives_an_interrupt_between_two_batches(shell, monkeypatch):
         patch.setattr(Classifier, "save", interrupted)
         shell("learn", "r.jsonl", "--ledger", "--state", "s", code=130)
     assert "resumed at record 11 of 18" in shell("learn", "r.jsonl", "--state", "s")
+    classifier, _ = labels.open_classifier(shell.folder / "s", make=False, write=True)
+    assert len(classifier.ledger) == 18 and same(classifier.memory.to_tensors(), learned(shell, RECORDS))
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_ledger_survives_the_end_of_a_process_before_any_of_its_states(shell, monkeypatch, written):
+    """The ledger is committed first; its records are of no state when the process ends right there."""
+    monkeypatch.setattr(labels, "BATCH", 5)
+    states = []
+
+    def killed(path, *arguments):
+        if len(states) == written:
+            raise KeyboardInterrupt
+        states.append(save_tensors(path, *arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("everlearn.continual.classifier.save_tensors", killed)
+        shell("learn", "r.jsonl", "--ledger", "--state", "s", code=130)
+    shell("learn", "r.jsonl", "--ledger", "--state", "s")
     classifier, _ = labels.open_classifier(shell.folder / "s", make=False, write=True)
     assert len(classifier.ledger) == 18 and same(classifier.memory.to_tensors(), learned(shell, RECORDS))
 
