@@ -140,6 +140,14 @@ def test_unknown_texts_are_told_once_a_threshold_is_chosen(shell):
     assert [one["unknown"] for one in answers] == [False, True] and answers[0]["labels"][0][0] == "fruit"
 
 
+def test_a_class_called_unknown_is_not_mixed_with_what_is_unknown(shell):
+    write(shell.folder / "u.jsonl", [*RECORDS, ("something else", "unknown")])
+    shell("learn", "u.jsonl", "--state", "s")
+    shell("memory", "calibrate", "r.jsonl", "--state", "s")
+    assert "has a class 'unknown'" in shell("predict", "r.jsonl", "--unknown", "--state", "s", code=2)
+    shell("predict", "r.jsonl", "--state", "s")
+
+
 def test_an_answer_says_why(shell):
     ids = shell.json("learn", "r.jsonl", "--state", "s", "--ledger")["ids"]
     (shell.folder / "q.txt").write_text(f"{RECORDS[4][0]}\n")
