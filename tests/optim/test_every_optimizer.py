@@ -115,6 +115,18 @@ def test_a_saved_state_goes_on_bit_for_bit_at_random_cuts(case):
 
 
 @every
+def test_the_state_of_another_optimizer_is_refused_and_nothing_changes(case):
+    network = model()
+    optimizer = build(case, network)
+    train(network, optimizer, 2)
+    before, options = bits(optimizer), [dict(group) for group in optimizer.param_groups]
+    alien = torch.optim.SGD([{"params": group["params"]} for group in options]).state_dict()
+    with pytest.raises(ValueError, match=r"group 0 of the state has no 'elementwise', so \w+ has not saved it"):
+        optimizer.load_state_dict(alien)
+    assert same(bits(optimizer), before) and [dict(group) for group in optimizer.param_groups] == options
+
+
+@every
 def test_groups_have_options_of_their_own(case):
     """A group with rate zero stays, and one that is added later is stepped from then on."""
     first, second = model(), model()
@@ -233,6 +245,20 @@ def test_a_sparse_gradient_is_refused_and_nothing_changes(case):
     with pytest.raises(ValueError, match=r"gradient of parameter 'table' is sparse.*sparse=False"):
         optimizer.step()
     assert same(bits(optimizer), before)
+
+
+@every_of_tensors
+def test_a_parameter_without_numbers_is_passed_over(case):
+    """A layer that was pruned to nothing, beside one that was not."""
+    rows, columns = nn.Parameter(torch.zeros(0, 4)), nn.Parameter(torch.zeros(4, 0))
+    weight, alone = (nn.Parameter(torch.ones(3, 2)) for _ in range(2))
+    optimizer, other = case.make([rows, weight, columns], lr=0.1), case.make([alone], lr=0.1)
+    for parameter in (rows, weight, columns, alone):
+        parameter.grad = torch.ones_like(parameter)
+    assert optimizer.memories()
+    optimizer.step()
+    other.step()
+    assert torch.equal(weight, alone) and not torch.equal(weight, torch.ones(3, 2))
 
 
 @every_of_tensors
