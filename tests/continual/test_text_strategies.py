@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, Pre
 from everlearn.continual.encoders import HFEncoder
 from everlearn.continual.strategies.cms_encoder import CMSEncoder, ModuleLevels
 from everlearn.continual.strategies.in_context import InContext, LabelScorer
-from everlearn.continual.strategies.text_module import TextModule, last_mlps
+from everlearn.continual.strategies.text_module import TextModule, UpperBlocks, last_mlps, like_lengths
 from everlearn.levels.clock import Level
 from everlearn.memory.precision import PrecisionMemory
 
@@ -115,6 +115,116 @@ def test_a_text_module_is_the_encoder_and_passes_gradients(folders):
     torch.testing.assert_close(module(rows).detach(), HFEncoder(folders["encoder"])(TEXTS), rtol=1e-4, atol=1e-5)
     module(rows)[:, ::3].sum().backward()
     assert all(module.get_parameter(name).grad.abs().sum() > 0 for names in last_mlps(module, 2) for name in names)
+
+
+def test_texts_are_padded_to_groups_of_like_length_and_come_back_in_their_order(folders):
+    assert list(like_lengths([5, 0, 2, 9, 1, 3, 3])) == [[4, 2], [5, 6], [0, 3]]
+    sizes = [1 + (7 * i) % 31 for i in range(500)]
+    groups = list(like_lengths(sizes))
+    assert sorted(place for group in groups for place in group) == list(range(500)) and max(map(len, groups)) == 64
+    assert [sizes[place] for group in groups for place in group] == sorted(sizes)
+    assert list(like_lengths([])) == list(like_lengths([0, 0])) == []
+    rows = torch.tensor([4, 1, 5, 0, 3, 2, 4])
+    module = TextModule(folders["encoder"], read)
+    # one text at a time, against rounding
+    torch.testing.assert_close(module(rows), torch.cat([module(row[None]) for row in rows]), rtol=1e-5, atol=1e-5)
+
+
+def test_no_text_and_texts_without_tokens_or_beyond_the_limit_have_features(folders):
+    """The tokenizer here adds no token of its own, so nothing is left of an empty text."""
+    texts = ["", "red car", "red " * 50, "red " * 8]
+    module = TextModule(folders["encoder"], lambda rows: [texts[row] for row in rows.tolist()], max_length=8)
+    found = module(torch.arange(4))
+    assert not found[0].any() and found.isfinite().all()
+    torch.testing.assert_close(found[2], found[3])
+    torch.testing.assert_close(found.detach(), HFEncoder(folders["encoder"], max_length=8)(texts), rtol=1e-4, atol=1e-5)
+    assert module(torch.tensor([0])).shape == (1, module.dim)
+    assert module(torch.zeros(0, dtype=torch.long)).shape == (0, module.dim)
+    # a tokenizer without a token to pad with
+    module.tokenizer.pad_token = None
+    assert torch.equal(module(torch.arange(4)), found)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_upper_blocks_are_the_module_values_and_gradients_whatever_the_batch(folders, count):
+    rows, module = torch.tensor([4, 1, 5, 0, 3, 2, 4]), TextModule(folders["encoder"], read)
+    # hidden layer 2 of 3 is -2 counted from the end
+    upper = UpperBlocks(TextModule(folders["encoder"], read, layers=(2, -1)), len(TEXTS), count)
+    assert upper.kept_bytes() == 4 * 8 * sum(len(text.split()) for text in TEXTS)
+    torch.testing.assert_close(upper(rows), module(rows), rtol=1e-5, atol=1e-5)
+    direction = torch.randn(len(rows), module.dim, generator=torch.Generator().manual_seed(0))
+    for name, other in zip(*([n for names in last_mlps(m, 2) for n in names] for m in (module, upper)), strict=True):
+        (expected,) = torch.autograd.grad((module(rows) * direction).sum(), [module.get_parameter(name)])
+        (found,) = torch.autograd.grad((upper(rows) * direction).sum(), [upper.get_parameter(other)])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_upper_blocks_must_reach_down_to_the_layers_that_are_asked_for(folders):
+    for count, layers in ((1, (-2, -1)), (4, (-1,)), (3, (0,))):
+        with pytest.raises(ValueError, match=f"the last {count} of 3 blocks cannot be run alone"):
+            UpperBlocks(TextModule(folders["encoder"], read, layers=layers), len(TEXTS), count)
+
+
+def stepping(folders, **options):
+    module = UpperBlocks(TextModule(folders["encoder"], read), len(TEXTS), 2)
+    fast, slow = last_mlps(module, 2)
+    levels = (Level("fast", 2, 0.1), Level("slow", 4, 0.1))
+    stacked = ModuleLevels(module, {"fast": fast, "slow": slow}, levels, chunk_size=2)
+    return CMSEncoder(stacked, module.dim, 2, PrecisionMemory(module.dim), **options)
+
+
+def test_after_a_warm_up_the_encoder_stands_still_and_the_sums_are_those_of_its_last_features(folders):
+    strategy = stepping(folders, readout_lr=0.1, warmup=3)
+    order = torch.tensor([0, 2, 1, 3, 5, 4])
+    for rows in order[:4].split(2):
+        strategy.observe(rows, LABELS[rows])
+    moved = {name: tensor.clone() for name, tensor in strategy.state.memory.items()}
+    assert not torch.equal(moved["fast.module.model.encoder.layer.1.output.dense.weight"], start_of(strategy))
+    assert strategy.held == []
+    strategy.observe(order[4:], LABELS[order[4:]])
+    assert all(torch.equal(tensor, moved[name]) for name, tensor in strategy.state.memory.items())
+    exact = PrecisionMemory(strategy.memory.dim)
+    exact.write(strategy.features(order), LABELS[order])
+    torch.testing.assert_close(strategy.memory.statistics.sums, exact.statistics.sums, rtol=0, atol=1e-3)
+    assert strategy.memory.counts == {0: 3, 1: 3}
+
+
+def start_of(strategy):
+    return strategy.levels.initial_state(1).memory["fast.module.model.encoder.layer.1.output.dense.weight"]
+
+
+def test_what_a_warm_up_holds_is_counted(folders):
+    plain, warm = stepping(folders, readout_lr=0.1), stepping(folders, readout_lr=0.1, warmup=3)
+    for strategy in (plain, warm):
+        strategy.observe(torch.tensor([0, 2]), LABELS[[0, 2]])
+    # two row numbers and two labels of eight bytes
+    assert warm.stores_bytes() - plain.stores_bytes() == 4 * 8
+
+
+def test_the_memorys_own_answers_teach_as_autograd_says(folders):
+    """The loss is the cross-entropy of LDA's scores over the classes known, through this batch's features alone."""
+    strategy = stepping(folders, readout_lr=None)
+    rows = torch.tensor([0, 2, 1, 3])
+    strategy.observe(rows[:2], LABELS[rows[:2]])
+    before = {name: t.clone() for name, t in strategy.state.memory.items()}
+    strategy.observe(rows[2:], LABELS[rows[2:]])
+    name = "fast.module.model.encoder.layer.1.output.dense.weight"
+    module = TextModule(folders["encoder"], read)
+    for key in before:
+        _, _, part = key.partition(".module.model.encoder.layer.")
+        if part and not part.endswith("grad"):
+            number, _, rest = part.partition(".")
+            # the module that starts at the upper blocks counts them anew
+            place = f"model.encoder.layer.{int(number) + 1}.{rest}"
+            module.get_parameter(place).data = before[key][0].clone()
+    weight = module.get_parameter("model.encoder.layer.2.output.dense.weight")
+    snapshot = strategy.memory.snapshot()
+    scores = module(rows[2:]).double() @ snapshot.weights.mT + snapshot.bias
+    (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(scores, LABELS[rows[2:]]), [weight])
+    expected = before[name][0] - 0.1 * grad / max(1.0, grad.norm().item())
+    assert grad.abs().max() > 0
+    torch.testing.assert_close(strategy.state.memory[name][0], expected.detach(), rtol=1e-4, atol=1e-5)
+    assert strategy.readout == []
 
 
 def test_last_mlps_are_the_two_matrices_of_each_block_the_last_block_first(folders):
