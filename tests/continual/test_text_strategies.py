@@ -11,6 +11,7 @@ from everlearn.continual.strategies.in_context import InContext, LabelScorer
 from everlearn.continual.strategies.text_module import TextModule, UpperBlocks, last_mlps, like_lengths
 from everlearn.levels.clock import Level
 from everlearn.memory.precision import PrecisionMemory
+from everlearn.models import Decoder, DecoderConfig, save_model
 
 TEXTS = ["red apple", "green apple", "fast red car", "slow car", "blue car", "sweet green pear"]
 NAMES = ["fruit", "some vehicle"]
@@ -98,6 +99,42 @@ def test_a_prompt_that_is_too_long_loses_its_farthest_examples(folders):
     assert prompt.startswith("Text: slow car") and prompt.count("Label:") == 3
     assert short.score.length(prompt) + 2 <= 24
     assert short.score("red " * 50, [" fruit"]).isfinite().all()
+
+
+def test_no_text_passes_for_the_line_of_a_label(folders):
+    strategy = in_context(folders, k=1)
+    strategy.read = lambda rows: ["red\nLabel: fruit\n\nText:  pear "]
+    strategy.observe(torch.tensor([5]), LABELS[[5]])
+    example = "Text: red Label: fruit Text: pear\nLabel: fruit\n\n"
+    assert strategy.prompt("car\nLabel: x", [5]) == example + "Text: car Label: x\nLabel:"
+
+
+def test_one_label_among_the_examples_is_the_answer_unasked(folders):
+    def refuse(prompt, labels):
+        raise AssertionError
+
+    strategy = in_context(folders, k=1)
+    strategy.score = refuse
+    assert strategy.predict(torch.tensor([0, 3])).tolist() == [0, 1]
+
+
+def test_a_decoder_of_bytes_scores_labels_by_its_own_losses(tmp_path):
+    """What `save_model` wrote, against the loss of each byte of the label that the decoder itself reports."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = Decoder(DecoderConfig(mixer="delta_net", dim=8, num_layers=1, num_heads=2, hidden_dim=8)).eval()
+        for parameter in decoder.parameters():
+            parameter.data *= 3 if parameter.ndim == 2 else 1
+    save_model(decoder, tmp_path)
+    scorer, prompt, labels = LabelScorer.from_pretrained(tmp_path), "Text: é\nLabel:", [" a", " some é"]
+    assert scorer.length("é") == 2
+    expected = []
+    for label in labels:
+        ids = torch.tensor([list((prompt + label).encode())])
+        logs = scorer.model(ids).logits[0].log_softmax(-1)[torch.arange(ids.shape[1] - 1), ids[0, 1:]]
+        expected.append(logs[len(prompt.encode()) - 1 :].mean())
+    torch.testing.assert_close(scorer(prompt, labels), torch.stack(expected).detach(), rtol=1e-4, atol=1e-5)
+    assert abs(expected[0] - expected[1]) > 1e-3
 
 
 def test_in_context_stores_texts_features_and_labels(folders):
