@@ -11,9 +11,11 @@ goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tables
@@ -22,6 +24,7 @@ from rows import ROOT, Row, row
 from torch import Tensor
 
 from everlearn.continual.encoders import HFEncoder
+from everlearn.continual.feature_cache import FeatureCache
 from everlearn.continual.strategies.in_context import InContext, LabelScorer
 from everlearn.continual.strategies.nearest_neighbours import NearestNeighbours, nearest
 from everlearn.continual.streams import Experience, Split, Stream
@@ -30,33 +33,34 @@ from everlearn.memory.files import atomic_write
 
 PAGE = ROOT / "RESULTS.md"
 SHOWN = (1, 4, 8)
-EXPERIENCES = 2
+AFTER = (1, 2)  # experiences, and the last
 ASKED = 200
 SEED = 0
 
 
-class Encoded:
-    """Texts by their number, encoded when they are first asked for.
+@dataclass(frozen=True)
+class Texts:
+    """A stream of numbers, and what they stand for.
 
     Args:
+        stream: whose records are row numbers.
         texts: all of them.
-        encode: texts -> features.
+        features: of each, [N, D].
+        names: how each class is written in a prompt.
     """
 
-    def __init__(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor]) -> None:
-        self.texts, self.encode = tuple(texts), encode
-        self.known: dict[int, Tensor] = {}
+    stream: Stream
+    texts: tuple[str, ...]
+    features: Tensor
+    names: tuple[str, ...]
 
     def read(self, rows: Tensor) -> list[str]:
         """Return the texts of numbers, [B]."""
         return [self.texts[i] for i in rows.tolist()]
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def encode(self, rows: Tensor) -> Tensor:
         """Return the features of numbers, [B, D]."""
-        new = [i for i in dict.fromkeys(rows.tolist()) if i not in self.known]
-        if new:
-            self.known.update(zip(new, self.encode([self.texts[i] for i in new]), strict=True))
-        return torch.stack([self.known[i] for i in rows.tolist()])
+        return self.features[rows]
 
 
 def main() -> None:
@@ -66,56 +70,74 @@ def main() -> None:
     parser.add_argument("--encoder", required=True, help="folder or name of a sentence encoder of Hugging Face")
     parser.add_argument("--model", required=True, help="folder or name of a causal language model")
     parser.add_argument("--set", choices=("banking", "clinc", "dbpedia"), default="banking")
+    parser.add_argument("--features", type=Path, default=ROOT / "results" / "features")
     options = parser.parse_args()
     torch.set_num_threads(1)
     scorer = LabelScorer.from_pretrained(options.model)
-    stream, texts, names = numbered(options.set, options.data, cache(lambda: HFEncoder(options.encoder)))
+    texts = numbered(options.set, options.data, FeatureCache(HFEncoder(options.encoder), options.features))
     name = f"prompts-{options.set}-{Path(options.model).name}"
-    rows = [row(f"{name}-{k}", partial(measure, stream, texts, names, scorer, k)) for k in SHOWN]
+    rows = [row(f"{name}-{k}", partial(measure, texts, scorer, k)) for k in SHOWN]
     text = tables.put(PAGE.read_text(), f"prompts {options.set}", lambda: table(rows, Path(options.model).name))
     atomic_write(PAGE, text.encode(), private=False)
     print(f"wrote {PAGE}")
 
 
-def numbered(name: str, folder: Path, encoder: Callable[[], HFEncoder]) -> tuple[Stream, Encoded, tuple[str, ...]]:
-    """Return the stream of a set with numbers for texts, the texts, and how each class is written in a prompt."""
-    found = read_texts(name, folder)
-    places = iter(range(len(found.train) + len(found.validation) + len(found.test)))
-    scenario = encoded(name, found, lambda words: torch.tensor([next(places) for _ in words]))
-    texts = [text for part in (found.train, found.validation, found.test) for text, _ in part]
+def numbered(name: str, folder: Path, encode: Callable[[Sequence[str]], Tensor]) -> Texts:
+    """Return the stream of a set with numbers for texts."""
+    found, places, features, texts = read_texts(name, folder), itertools.count(), list[Tensor](), list[str]()
+
+    def number(words: Sequence[str]) -> Tensor:
+        features.append(encode(words))
+        texts.extend(words)
+        return torch.tensor([next(places) for _ in words])
+
+    scenario = encoded(name, found, number)
     names = tuple(label.replace("_", " ") for label in scenario.labels)
-    return tasks(scenario, SEED), Encoded(texts, lambda words: encoder()(words)), names
+    return Texts(tasks(scenario, SEED), tuple(texts), torch.cat(features), names)
 
 
-def measure(stream: Stream, texts: Encoded, names: tuple[str, ...], scorer: LabelScorer, k: int) -> Row:
-    """Learn the first experiences and ask after each.
+def measure(texts: Texts, scorer: LabelScorer, k: int) -> Row:
+    """Learn the stream and ask after some of the experiences.
 
     Returns:
-        "k"; "prompts", "vote": accuracy after each experience; "shown": share of texts whose class is among those of
-        the examples; "random": accuracy of picking one of these at random; "labels": how many there are on average;
-        "classes": how many have come; "seconds_each" of the processor for a prompt.
+        "k", and lists over the times of asking: "prompts", "vote": accuracy; "shown": share of texts whose class is
+        among those of the examples; "random": accuracy of picking one of these at random; "labels": how many there are
+        on average; "unlike": accuracies of prompts and vote on the texts whose examples have several labels, and the
+        number of these texts; "classes": how many have come; "asked": how many texts; "seconds_each" of the processor.
     """
-    prompts = InContext(texts, texts.read, names, scorer, k=k)
-    vote = NearestNeighbours(texts, len(names), k=k)
-    result: Row = {"k": k, **{key: [] for key in (*COLUMNS, "labels", "classes", "seconds_each", "asked")}}
-    for count, experience in enumerate(stream.experiences[:EXPERIENCES], 1):
+    prompts = InContext(texts.encode, texts.read, texts.names, scorer, k=k)
+    vote = NearestNeighbours(texts.encode, len(texts.names), k=k)
+    moments: list[Row] = []
+    experiences = texts.stream.experiences
+    for count, experience in enumerate(experiences, 1):
         for strategy in (prompts, vote):
             strategy.observe(experience.records.x, experience.records.y)
-        test = asked(stream.test, stream.experiences[:count])
-        near = nearest(texts(test.x), torch.cat(prompts.features), k)
-        labels = [set(row) for row in torch.tensor(prompts.labels)[near].tolist()]
-        held = [y in among for y, among in zip(test.y.tolist(), labels, strict=True)]
-        start = time.process_time()
-        result["prompts"].append(share(prompts.predict(test.x) == test.y))
-        result["seconds_each"].append((time.process_time() - start) / len(test.y))
-        result["vote"].append(share(vote.predict(test.x) == test.y))
-        result["shown"].append(sum(held) / len(held))
-        chances = [yes / len(among) for yes, among in zip(held, labels, strict=True)]
-        result["random"].append(sum(chances) / len(chances))
-        result["labels"].append(sum(map(len, labels)) / len(labels))
-        result["classes"].append(sum(len(e.classes) for e in stream.experiences[:count]))
-        result["asked"].append(len(test.y))
-    return result
+        if count in AFTER or count == len(experiences):
+            moments.append(ask(prompts, vote, texts, asked(texts.stream.test, experiences[:count])))
+            moments[-1]["classes"] = sum(len(e.classes) for e in experiences[:count])
+    return {"k": k, **{key: [moment[key] for moment in moments] for key in moments[0]}}
+
+
+def ask(prompts: InContext, vote: NearestNeighbours, texts: Texts, test: Split) -> Row:
+    """Ask both ways the same texts; see `measure`."""
+    near = nearest(texts.encode(test.x), torch.cat(prompts.features), prompts.k)
+    labels = [set(row) for row in torch.tensor(prompts.labels)[near].tolist()]
+    held = [y in among for y, among in zip(test.y.tolist(), labels, strict=True)]
+    start = time.process_time()
+    by_prompts = prompts.predict(test.x) == test.y
+    seconds = time.process_time() - start
+    by_vote = vote.predict(test.x) == test.y
+    several = torch.tensor([len(among) > 1 for among in labels])
+    return {
+        "prompts": share(by_prompts),
+        "vote": share(by_vote),
+        "shown": sum(held) / len(held),
+        "random": sum(yes / len(among) for yes, among in zip(held, labels, strict=True)) / len(held),
+        "labels": sum(map(len, labels)) / len(labels),
+        "unlike": [*(share(right[several]) for right in (by_prompts, by_vote) if several.any()), int(several.sum())],
+        "asked": len(held),
+        "seconds_each": seconds / len(held),
+    }
 
 
 COLUMNS = {
@@ -140,15 +162,18 @@ def share(yes: Tensor) -> float:
 
 def table(rows: list[Row], model: str) -> str:
     """One line for each number of examples and each number of classes."""
-    heads = ["classes", "examples", *COLUMNS.values(), "labels among them", "seconds for an answer"]
+    heads = ["classes", "examples", *COLUMNS.values(), "texts with several labels: model, vote", "seconds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for at, classes in enumerate(rows[0]["classes"]):
         for one in rows:
             shares = [f"{100 * one[key][at]:.1f}" for key in COLUMNS]
-            counts = f"{one['labels'][at]:.1f} | {one['seconds_each'][at]:.2f}"
-            lines.append(f"| {classes} | {one['k']} | {' | '.join(shares)} | {counts} |")
-    chance = " and ".join(f"{100 / classes:.1f}" for classes in rows[0]["classes"])
-    count = " and ".join(str(some) for some in rows[0]["asked"])
+            *both, count = one["unlike"][at]
+            unlike = f"{count}: {', '.join(f'{100 * value:.0f}' for value in both)}" if count else "0"
+            lines.append(
+                f"| {classes} | {one['k']} | {' | '.join(shares)} | {unlike} | {one['seconds_each'][at]:.2f} |"
+            )
+    chance = ", ".join(f"{100 / classes:.1f}" for classes in rows[0]["classes"])
+    count = ", ".join(str(some) for some in rows[0]["asked"])
     command = f"prompts.py --data FOLDER --encoder all-MiniLM-L6-v2 --model {model}"
     facts = f"{count} test texts, one order of classes; any class at random is right in {chance} percent."
     return "\n".join([*lines, "", f"{facts} {tables.stamp(rows[-1]).replace('results.py', command)}"])
