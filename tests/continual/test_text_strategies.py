@@ -238,32 +238,6 @@ def test_what_a_warm_up_holds_is_counted(folders):
     assert warm.stores_bytes() - plain.stores_bytes() == 4 * 8
 
 
-def test_the_memorys_own_answers_teach_as_autograd_says(folders):
-    """The loss is the cross-entropy of LDA's scores over the classes known, through this batch's features alone."""
-    strategy = stepping(folders, readout_lr=None)
-    rows = torch.tensor([0, 2, 1, 3])
-    strategy.observe(rows[:2], LABELS[rows[:2]])
-    before = {name: t.clone() for name, t in strategy.state.memory.items()}
-    strategy.observe(rows[2:], LABELS[rows[2:]])
-    name = "fast.module.model.encoder.layer.1.output.dense.weight"
-    module = TextModule(folders["encoder"], read)
-    for key in before:
-        _, _, part = key.partition(".module.model.encoder.layer.")
-        if part and not part.endswith("grad"):
-            number, _, rest = part.partition(".")
-            # the module that starts at the upper blocks counts them anew
-            place = f"model.encoder.layer.{int(number) + 1}.{rest}"
-            module.get_parameter(place).data = before[key][0].clone()
-    weight = module.get_parameter("model.encoder.layer.2.output.dense.weight")
-    snapshot = strategy.memory.snapshot()
-    scores = module(rows[2:]).double() @ snapshot.weights.mT + snapshot.bias
-    (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(scores, LABELS[rows[2:]]), [weight])
-    expected = before[name][0] - 0.1 * grad / max(1.0, grad.norm().item())
-    assert grad.abs().max() > 0
-    torch.testing.assert_close(strategy.state.memory[name][0], expected.detach(), rtol=1e-4, atol=1e-5)
-    assert strategy.readout == []
-
-
 def test_last_mlps_are_the_two_matrices_of_each_block_the_last_block_first(folders):
     module = TextModule(folders["encoder"], read)
     assert last_mlps(module, 2) == [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -14,7 +13,6 @@ from everlearn.layers.leveled import LeveledMemory
 from everlearn.levels.clock import Level
 from everlearn.memory.precision import PrecisionMemory
 from everlearn.memory.state import LayerState
-from everlearn.rules import Rule, gd
 
 
 class ModuleLevels(LeveledMemory):
@@ -26,7 +24,6 @@ class ModuleLevels(LeveledMemory):
         levels: see `Level`; every one has its matrices.
         chunk_size: records of a batch; divides every period.
         max_norm: bound on the gradient of a matrix.
-        rule: how a level steps, from `everlearn.rules`.
     Raises:
         ValueError: a level without matrices, or a name that is no matrix of the module.
     """
@@ -39,9 +36,8 @@ class ModuleLevels(LeveledMemory):
         *,
         chunk_size: int,
         max_norm: float = 1.0,
-        rule: Rule = gd,
     ) -> None:
-        super().__init__(levels, chunk_size=chunk_size, max_norm=max_norm, rule=rule)
+        super().__init__(levels, chunk_size=chunk_size, max_norm=max_norm)
         known = {name: p for name, p in module.named_parameters() if p.ndim == 2}
         named = [name for level in self.levels for name in matrices.get(level.name, ())]
         wrong = [name for name in named if name not in known]
@@ -69,10 +65,10 @@ class ModuleLevels(LeveledMemory):
 class CMSEncoder:
     """Fine-tune an encoder in levels by a masked loss, and answer from a precision memory of its features.
 
-    The levels follow the gradient of a linear read-out that is thrown away, or that of the memory's own answers; a
-    record's features enter the sums when it comes and are not refreshed when the encoder moves on, so it must move
-    slowly: small steps, and periods that keep most of it still most of the time. Or it moves during a warm-up alone:
-    its records are held until then and written again, and from there on the sums are exact.
+    The levels follow the gradient of a linear read-out that is thrown away; a record's features enter the sums when it
+    comes and are not refreshed when the encoder moves on, so it must move slowly: small steps, and periods that keep
+    most of it still most of the time. Or it moves during a warm-up alone: its records are held until then and written
+    again, and from there on the sums are exact.
     With all levels at eta 0 it is streaming LDA on the encoder as it was, bit for bit, which is the first control; one
     pace for all levels at matched rates is the second (`one_rate_levels`). Kept are the levels with their gradients,
     the read-out and the memory's sums; no record after the warm-up, and no boundary is needed.
@@ -82,9 +78,8 @@ class CMSEncoder:
         dim: D.
         num_classes: C.
         memory: what answers, of dim D; empty.
-        readout_lr: step of the linear read-out per batch; None lets the levels follow the memory's own answers, whose
-            classes are all that it knows, records of this batch included.
-        loss: which classes compete in the linear read-out.
+        readout_lr: step of the linear read-out per batch.
+        loss: which classes compete.
         warmup: records after which the encoder stands still; None lets it move on for ever.
     """
 
@@ -97,14 +92,14 @@ class CMSEncoder:
         num_classes: int,
         memory: PrecisionMemory,
         *,
-        readout_lr: float | None,
+        readout_lr: float,
         loss: Loss = loss_over_batch,
         warmup: int | None = None,
     ) -> None:
         self.levels, self.memory, self.readout_lr, self.loss = levels, memory, readout_lr, loss
         self.warmup = warmup
         self.state = levels.track(None)
-        self.readout = [] if readout_lr is None else [torch.zeros(num_classes, dim), torch.zeros(num_classes)]
+        self.readout = [torch.zeros(num_classes, dim), torch.zeros(num_classes)]
         self.seen = torch.zeros(num_classes, dtype=torch.bool)
         self.held: list[tuple[Tensor, Tensor]] = []  # the records of a warm-up that is not over
         self._records = 0
@@ -141,10 +136,7 @@ class CMSEncoder:
         return torch.tensor(self.memory.labels)[self.memory.scores(self.features(x)).argmax(1)]
 
     def stores_bytes(self) -> int:
-        """Return the bytes of the levels with their gradients and clocks, the read-out, the memory, and what is held.
-
-        What stands still for ever keeps no gradient, but its weights and clocks are counted as before.
-        """
+        """Return the bytes of the levels with their gradients and clocks, the read-out, the memory and what is held."""
         held = [tensor for pair in self.held for tensor in pair]
         return tensor_bytes([*self.state.memory.values(), *self.readout, *self.memory.to_tensors()[0].values(), *held])
 
@@ -154,23 +146,13 @@ class CMSEncoder:
         weights = list(self.levels.weights(state).values())
         phi = self.levels(x, state)
         self.memory.write(phi.detach(), y)
-        readout = [tensor.detach().requires_grad_() for tensor in self.readout]
-        grads = torch.autograd.grad(self._loss(phi, y, readout), [*weights, *readout])
-        of_readout = grads[len(weights) :]
-        if self.readout_lr is not None:
-            steps = zip(readout, of_readout, strict=True)
-            self.readout = [(tensor - self.readout_lr * grad).detach() for tensor, grad in steps]
-        state = self.levels.accumulate(state, grads[: len(weights)], torch.tensor([len(y)]))
+        weight, bias = (tensor.detach().requires_grad_() for tensor in self.readout)
+        loss = self.loss(phi @ weight.mT + bias, y, self.seen)
+        *grads, of_weight, of_bias = torch.autograd.grad(loss, [*weights, weight, bias])
+        self.readout = [(weight - self.readout_lr * of_weight).detach(), (bias - self.readout_lr * of_bias).detach()]
+        state = self.levels.accumulate(state, grads, torch.tensor([len(y)]))
         state, _ = self.levels.write(state)
         self.state = LayerState({name: tensor.detach() for name, tensor in state.memory.items()})
-
-    def _loss(self, phi: Tensor, y: Tensor, readout: list[Tensor]) -> Tensor:
-        """Return what the levels descend on."""
-        if readout:
-            return self.loss(phi @ readout[0].mT + readout[1], y, self.seen)
-        place = {label: column for column, label in enumerate(self.memory.labels)}
-        scores = self.memory.snapshot().scores(phi.double())
-        return F.cross_entropy(scores, torch.tensor([place[label] for label in y.tolist()]))
 
 
 class ResidualMLPs(nn.Module):
