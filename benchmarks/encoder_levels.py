@@ -6,7 +6,7 @@ FOLDER holds the files of the set that `continual/text_sets.py` names. Only the 
 ones stand still, and what they give is kept in the memory of the machine, 80 KB for a text of Banking77. Every way has
 the same number of step sizes, searched on validation records in an order of its own; the test records are read once for
 each seed with what was chosen. Rows are kept in `results/rows/`, so an interrupted run goes on where it stopped, and
-two commands with different `--ways` may run side by side; the table is written when no row is missing.
+commands with different `--ways` may run side by side; the table is written by those that ask for the frozen encoder.
 """
 
 from __future__ import annotations
@@ -47,30 +47,33 @@ def main() -> None:
     name = f"encoder-{options.set}-{HFEncoder(options.encoder).settings()['sha256'][:8]}"
     texts = cache(lambda: read(options.set, options.data, options.encoder))
     rows = {key: measured(name, key, texts, options.seeds) for key in options.ways}
-    if options.ways == list(WAYS) and options.seeds:
+    if "frozen" in rows and options.seeds:
         text = tables.put(PAGE.read_text(), f"encoder {options.set}", lambda: table(rows))
         atomic_write(PAGE, text.encode(), private=False)
         print(f"wrote {PAGE}")
 
 
 def measured(name: str, key: str, texts: Callable[[], Texts], seeds: Sequence[int]) -> list[Row]:
-    """Choose the step size of a way, and return what it does with it, a row for each seed."""
+    """Choose the step size of a way, and return what it does with it, a row for each seed, and what was tried."""
     way = WAYS[key]
     sizes = row(f"{name}-shrinkage", lambda: search_shrinkage(texts()))["scores"]
-    shrinkage, known = max(sizes, key=lambda found: found[1])
+    shrinkage = max(sizes, key=lambda found: found[1])[0]
     tried = [
         row(f"{name}-{key}-search-{eta:g}", partial(lambda eta: search(way, texts(), eta, shrinkage, SEARCH_SEED), eta))
-        for eta in (way.etas if len(way.etas) > 1 else ())
+        for eta in way.etas
     ]
     # among equals the first, which is the smallest
-    best = max(tried, key=lambda one: one["score"], default={"eta": 0.0, "score": known})
+    eta = max(tried, key=lambda one: one["score"])["eta"]
     print(key, *(f"{one['eta']:g}: {100 * one['score']:.1f}" for one in tried), flush=True)
-
-    def test(seed: int) -> Row:
-        result = measure(way, texts(), best["eta"], shrinkage, seed, refresh=seed == 0)
-        return {"eta": best["eta"], "shrinkage": shrinkage, "score": best["score"], **result}
-
-    return [row(f"{name}-{key}-{best['eta']:g}-{seed}", partial(test, seed)) for seed in seeds]
+    about = {"eta": eta, "shrinkage": shrinkage, "tried": [[one["eta"], one["score"]] for one in tried]}
+    return [
+        row(
+            f"{name}-{key}-{eta:g}-{seed}",
+            partial(lambda seed: measure(way, texts(), eta, shrinkage, seed, refresh=seed == 0), seed),
+        )
+        | about
+        for seed in seeds
+    ]
 
 
 def read(name: str, folder: Path, encoder: str) -> Texts:
@@ -91,31 +94,32 @@ def read(name: str, folder: Path, encoder: str) -> Texts:
 def table(rows: dict[str, list[Row]]) -> str:
     """One line for each way: mean and spread over the seeds, in percent."""
     lines = [
-        "| encoder | step | validation | test, all classes | by class | first classes after the first and the last "
+        "| encoder | step: validation | test, all classes | by class | first classes after the first and the last "
         "experience | the same, sums refreshed | features turned | state | learning |",
-        "|---" * 10 + "|",
+        "|---" * 9 + "|",
     ]
-    for key, way in WAYS.items():
-        lines.append(line_of(way, rows[key]))
+    lines += [line_of(way, rows[key]) for key, way in WAYS.items() if key in rows]
     frozen = statistics.mean(one["final"] for one in rows["frozen"])
     gains = ", ".join(
         f"{way.title} {percent([one['final'] - frozen for one in rows[key]], '+')}"
         for key, way in WAYS.items()
-        if key != "frozen"
+        if key != "frozen" and key in rows
     )
     return "\n".join([*lines, "", f"Against the frozen encoder: {gains}. {stamp(rows)}"])
 
 
 def line_of(way: Way, kept: list[Row]) -> str:
     """Return one line of the table."""
-    step = f"{kept[0]['eta']:g}" if kept[0]["eta"] else ""
+    tried = ", ".join(
+        f"**{eta:g}: {100 * score:.1f}**" if eta == kept[0]["eta"] else f"{eta:g}: {100 * score:.1f}"
+        for eta, score in kept[0]["tried"]
+    )
     firsts, lasts = ([one["task_a"][at] for one in kept if len(one["task_a"]) > 1] for at in (0, -1))
     refreshed = [one["refreshed"] for one in kept if "refreshed" in one and not way.rewrites]
     turned = [math.degrees(math.acos(min(one["turned"], 1.0))) for one in kept if "turned" in one]
     cells = [
         way.title,
-        step,
-        f"{100 * kept[0]['score']:.1f}",
+        tried,
         percent([one["final"] for one in kept]),
         percent([one["macro"] for one in kept]),
         f"{percent(firsts)}, {percent(lasts)}" if firsts else "",
@@ -136,7 +140,7 @@ def stamp(rows: dict[str, list[Row]]) -> str:
     """Say how, where and when it was measured."""
     seeds = len(rows["frozen"])
     command = "encoder_levels.py --data FOLDER --encoder all-MiniLM-L6-v2"
-    return f"{seeds} seeds. {tables.stamp(rows['levels'][-1]).replace('results.py', command)}"
+    return f"{seeds} seeds. {tables.stamp(rows['frozen'][-1]).replace('results.py', command)}"
 
 
 if __name__ == "__main__":

@@ -104,17 +104,14 @@ def test_settings_are_searched_on_a_share_of_each_class_and_on_validation_record
 
 
 def test_the_table_of_encoders_says_what_two_rows_say():
-    row = {"eta": 0.01, "score": 0.9, "shrinkage": 0.1, "macro": 0.5, "bytes": 2e6, "learning": 7.0, "where": WHERE}
-    made = {
-        key: [row | {"final": 0.8, "task_a": [0.9, 0.7]}, row | {"final": 0.9, "task_a": [0.8, 0.6]}] for key in WAYS
-    }
-    made["levels"] = [one | {"turned": 0.5, "refreshed": 0.91} for one in made["levels"]]
+    row = {"eta": 0.01, "tried": [[0.01, 0.9], [0.1, 0.8]], "macro": 0.5, "bytes": 2e6, "learning": 7.0, "where": WHERE}
+    pair = [row | {"final": 0.8, "task_a": [0.9, 0.7]}, row | {"final": 0.9, "task_a": [0.8, 0.6]}]
+    made = dict.fromkeys(WAYS, pair)
+    made["levels"] = [one | {"turned": 0.5, "refreshed": 0.91} for one in pair]
     made["joint"] = [row | {"final": 0.95, "task_a": [0.95]}] * 2
     text = encoder_levels.table(made)
-    assert (
-        "| levels every 1, 4, 16 batches, LDA | 0.01 | 90.0 | 85.0 ± 7.1 | 50.0 | 85.0 ± 7.1, 65.0 ± 7.1 | 91.0 | 60° "
-        "| 2 MB | 7 s |" in text
-    )
+    cells = "**0.01: 90.0**, 0.1: 80.0 | 85.0 ± 7.1 | 50.0 | 85.0 ± 7.1, 65.0 ± 7.1 | 91.0 | 60° | 2 MB | 7 s"
+    assert f"| levels every 1, 4, 16 batches, LDA | {cells} |" in text
     assert "bound: all classes shuffled, LDA on what became of them +10.0" in text and "2 seeds" in text
 
 
