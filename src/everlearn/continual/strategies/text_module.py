@@ -123,10 +123,9 @@ class UpperBlocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, dim] for row numbers, [B]."""
-        chosen = x.tolist()
-        return self.module.features(
-            [self.tokens[i] for i in chosen], lambda rows: self._give([chosen[r] for r in rows])
-        )
+        wanted = x.tolist()
+        tokens = [self.tokens[i] for i in wanted]
+        return self.module.features(tokens, lambda rows: self._give([wanted[row] for row in rows]))
 
     def kept_bytes(self) -> int:
         """Return the bytes of what the lower blocks gave."""
