@@ -8,9 +8,10 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, Pre
 from everlearn.continual.encoders import HFEncoder
 from everlearn.continual.strategies.cms_encoder import CMSEncoder, ModuleLevels
 from everlearn.continual.strategies.in_context import InContext, LabelScorer
-from everlearn.continual.strategies.text_module import TextModule, last_mlps
+from everlearn.continual.strategies.text_module import TextModule, UpperBlocks, last_mlps, like_lengths
 from everlearn.levels.clock import Level
 from everlearn.memory.precision import PrecisionMemory
+from everlearn.models import Decoder, DecoderConfig, save_model
 
 TEXTS = ["red apple", "green apple", "fast red car", "slow car", "blue car", "sweet green pear"]
 NAMES = ["fruit", "some vehicle"]
@@ -100,6 +101,42 @@ def test_a_prompt_that_is_too_long_loses_its_farthest_examples(folders):
     assert short.score("red " * 50, [" fruit"]).isfinite().all()
 
 
+def test_no_text_passes_for_the_line_of_a_label(folders):
+    strategy = in_context(folders, k=1)
+    strategy.read = lambda rows: ["red\nLabel: fruit\n\nText:  pear "]
+    strategy.observe(torch.tensor([5]), LABELS[[5]])
+    example = "Text: red Label: fruit Text: pear\nLabel: fruit\n\n"
+    assert strategy.prompt("car\nLabel: x", [5]) == example + "Text: car Label: x\nLabel:"
+
+
+def test_one_label_among_the_examples_is_the_answer_unasked(folders):
+    def refuse(prompt, labels):
+        raise AssertionError
+
+    strategy = in_context(folders, k=1)
+    strategy.score = refuse
+    assert strategy.predict(torch.tensor([0, 3])).tolist() == [0, 1]
+
+
+def test_a_decoder_of_bytes_scores_labels_by_its_own_losses(tmp_path):
+    """What `save_model` wrote, against the loss of each byte of the label that the decoder itself reports."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        decoder = Decoder(DecoderConfig(mixer="delta_net", dim=8, num_layers=1, num_heads=2, hidden_dim=8)).eval()
+        for parameter in decoder.parameters():
+            parameter.data *= 3 if parameter.ndim == 2 else 1
+    save_model(decoder, tmp_path)
+    scorer, prompt, labels = LabelScorer.from_pretrained(tmp_path), "Text: é\nLabel:", [" a", " some é"]
+    assert scorer.length("é") == 2
+    expected = []
+    for label in labels:
+        ids = torch.tensor([list((prompt + label).encode())])
+        logs = scorer.model(ids).logits[0].log_softmax(-1)[torch.arange(ids.shape[1] - 1), ids[0, 1:]]
+        expected.append(logs[len(prompt.encode()) - 1 :].mean())
+    torch.testing.assert_close(scorer(prompt, labels), torch.stack(expected).detach(), rtol=1e-4, atol=1e-5)
+    assert abs(expected[0] - expected[1]) > 1e-3
+
+
 def test_in_context_stores_texts_features_and_labels(folders):
     strategy = in_context(folders)
     assert strategy.stores_bytes() == sum(map(len, TEXTS[:5])) + 5 * 2 * 4 + 5 * 8
@@ -115,6 +152,90 @@ def test_a_text_module_is_the_encoder_and_passes_gradients(folders):
     torch.testing.assert_close(module(rows).detach(), HFEncoder(folders["encoder"])(TEXTS), rtol=1e-4, atol=1e-5)
     module(rows)[:, ::3].sum().backward()
     assert all(module.get_parameter(name).grad.abs().sum() > 0 for names in last_mlps(module, 2) for name in names)
+
+
+def test_texts_are_padded_to_groups_of_like_length_and_come_back_in_their_order(folders):
+    assert list(like_lengths([5, 0, 2, 9, 1, 3, 3])) == [[4, 2], [5, 6], [0, 3]]
+    sizes = [1 + (7 * i) % 31 for i in range(500)]
+    groups = list(like_lengths(sizes))
+    assert sorted(place for group in groups for place in group) == list(range(500)) and max(map(len, groups)) == 64
+    assert [sizes[place] for group in groups for place in group] == sorted(sizes)
+    assert list(like_lengths([])) == list(like_lengths([0, 0])) == []
+    rows = torch.tensor([4, 1, 5, 0, 3, 2, 4])
+    module = TextModule(folders["encoder"], read)
+    # one text at a time, against rounding
+    torch.testing.assert_close(module(rows), torch.cat([module(row[None]) for row in rows]), rtol=1e-5, atol=1e-5)
+
+
+def test_no_text_and_texts_without_tokens_or_beyond_the_limit_have_features(folders):
+    """The tokenizer here adds no token of its own, so nothing is left of an empty text."""
+    texts = ["", "red car", "red " * 50, "red " * 8]
+    module = TextModule(folders["encoder"], lambda rows: [texts[row] for row in rows.tolist()], max_length=8)
+    found = module(torch.arange(4))
+    assert not found[0].any() and found.isfinite().all()
+    torch.testing.assert_close(found[2], found[3])
+    torch.testing.assert_close(found.detach(), HFEncoder(folders["encoder"], max_length=8)(texts), rtol=1e-4, atol=1e-5)
+    assert module(torch.tensor([0])).shape == (1, module.dim)
+    assert module(torch.zeros(0, dtype=torch.long)).shape == (0, module.dim)
+    # a tokenizer without a token to pad with; the middle one of three groups has both lengths
+    module.tokenizer.pad_token = None
+    torch.testing.assert_close(module(torch.tensor([1, 2] * 4)), found[[1, 2] * 4], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_upper_blocks_are_the_module_values_and_gradients_whatever_the_batch(folders, count):
+    rows, module = torch.tensor([4, 1, 5, 0, 3, 2, 4]), TextModule(folders["encoder"], read)
+    # hidden layer 2 of 3 is -2 counted from the end
+    upper = UpperBlocks(TextModule(folders["encoder"], read, layers=(2, -1)), len(TEXTS), count)
+    assert upper.kept_bytes() == 4 * 8 * sum(len(text.split()) for text in TEXTS)
+    torch.testing.assert_close(upper(rows), module(rows), rtol=1e-5, atol=1e-5)
+    direction = torch.randn(len(rows), module.dim, generator=torch.Generator().manual_seed(0))
+    for name, other in zip(*([n for names in last_mlps(m, 2) for n in names] for m in (module, upper)), strict=True):
+        (expected,) = torch.autograd.grad((module(rows) * direction).sum(), [module.get_parameter(name)])
+        (found,) = torch.autograd.grad((upper(rows) * direction).sum(), [upper.get_parameter(other)])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_upper_blocks_must_reach_down_to_the_layers_that_are_asked_for(folders):
+    for count, layers in ((1, (-2, -1)), (4, (-1,)), (3, (0,))):
+        with pytest.raises(ValueError, match=f"the last {count} of 3 blocks cannot be run alone"):
+            UpperBlocks(TextModule(folders["encoder"], read, layers=layers), len(TEXTS), count)
+
+
+def stepping(folders, **options):
+    module = UpperBlocks(TextModule(folders["encoder"], read), len(TEXTS), 2)
+    fast, slow = last_mlps(module, 2)
+    levels = (Level("fast", 2, 0.1), Level("slow", 4, 0.1))
+    stacked = ModuleLevels(module, {"fast": fast, "slow": slow}, levels, chunk_size=2)
+    return CMSEncoder(stacked, module.dim, 2, PrecisionMemory(module.dim), **options)
+
+
+def test_after_a_warm_up_the_encoder_stands_still_and_the_sums_are_those_of_its_last_features(folders):
+    strategy = stepping(folders, readout_lr=0.1, warmup=3)
+    order = torch.tensor([0, 2, 1, 3, 5, 4])
+    for rows in order[:4].split(2):
+        strategy.observe(rows, LABELS[rows])
+    moved = {name: tensor.clone() for name, tensor in strategy.state.memory.items()}
+    assert not torch.equal(moved["fast.module.model.encoder.layer.1.output.dense.weight"], start_of(strategy))
+    assert strategy.held == []
+    strategy.observe(order[4:], LABELS[order[4:]])
+    assert all(torch.equal(tensor, moved[name]) for name, tensor in strategy.state.memory.items())
+    exact = PrecisionMemory(strategy.memory.dim)
+    exact.write(strategy.features(order), LABELS[order])
+    torch.testing.assert_close(strategy.memory.statistics.sums, exact.statistics.sums, rtol=0, atol=1e-3)
+    assert strategy.memory.counts == {0: 3, 1: 3}
+
+
+def start_of(strategy):
+    return strategy.levels.initial_state(1).memory["fast.module.model.encoder.layer.1.output.dense.weight"]
+
+
+def test_what_a_warm_up_holds_is_counted(folders):
+    plain, warm = stepping(folders, readout_lr=0.1), stepping(folders, readout_lr=0.1, warmup=3)
+    for strategy in (plain, warm):
+        strategy.observe(torch.tensor([0, 2]), LABELS[[0, 2]])
+    # two row numbers and two labels of eight bytes
+    assert warm.stores_bytes() - plain.stores_bytes() == 4 * 8
 
 
 def test_last_mlps_are_the_two_matrices_of_each_block_the_last_block_first(folders):

@@ -67,17 +67,20 @@ class CMSEncoder:
 
     The levels follow the gradient of a linear read-out that is thrown away; a record's features enter the sums when it
     comes and are not refreshed when the encoder moves on, so it must move slowly: small steps, and periods that keep
-    most of it still most of the time. With all levels at eta 0 it is streaming LDA on the encoder as it was, bit for
-    bit, which is the first control; one pace for all levels at matched rates is the second (`one_rate_levels`).
-    Kept are the levels with their gradients, the read-out and the memory's sums; no record, and no boundary is needed.
+    most of it still most of the time. Or it moves during a warm-up alone: its records are held until then and written
+    again, and from there on the sums are exact.
+    With all levels at eta 0 it is streaming LDA on the encoder as it was, bit for bit, which is the first control; one
+    pace for all levels at matched rates is the second (`one_rate_levels`). Kept are the levels with their gradients,
+    the read-out and the memory's sums; no record after the warm-up, and no boundary is needed.
 
     Args:
         levels: the encoder with its levels.
         dim: D.
         num_classes: C.
-        memory: what answers, of dim D.
+        memory: what answers, of dim D; empty.
         readout_lr: step of the linear read-out per batch.
         loss: which classes compete.
+        warmup: records after which the encoder stands still; None lets it move on for ever.
     """
 
     stores_images = False
@@ -91,36 +94,65 @@ class CMSEncoder:
         *,
         readout_lr: float,
         loss: Loss = loss_over_batch,
+        warmup: int | None = None,
     ) -> None:
         self.levels, self.memory, self.readout_lr, self.loss = levels, memory, readout_lr, loss
+        self.warmup = warmup
         self.state = levels.track(None)
         self.readout = [torch.zeros(num_classes, dim), torch.zeros(num_classes)]
         self.seen = torch.zeros(num_classes, dtype=torch.bool)
+        self.held: list[tuple[Tensor, Tensor]] = []  # the records of a warm-up that is not over
+        self._records = 0
 
     def observe(self, x: Tensor, y: Tensor) -> None:
         """Write the batch's features into the memory, then step the read-out and the levels that are due."""
         self.seen[y] = True
-        state = self.levels.track(self.state)
-        weights = list(self.levels.weights(state).values())
-        weight, bias = (t.detach().requires_grad_() for t in self.readout)
-        phi = self.levels(x, state)
-        loss = self.loss(phi @ weight.mT + bias, y, self.seen)
-        *grads, of_weight, of_bias = torch.autograd.grad(loss, [*weights, weight, bias])
-        self.readout = [(weight - self.readout_lr * of_weight).detach(), (bias - self.readout_lr * of_bias).detach()]
-        self.memory.write(phi.detach(), y)
-        state = self.levels.accumulate(state, grads, torch.tensor([len(y)]))
-        state, _ = self.levels.write(state)
-        self.state = LayerState({name: tensor.detach() for name, tensor in state.memory.items()})
+        if self.warmup is not None and self._records >= self.warmup:
+            self.memory.write(self.features(x), y)
+            return
+        self._step(x, y)
+        if self.warmup is None:
+            return
+        self._records += len(y)
+        self.held.append((x, y))
+        if self._records >= self.warmup:
+            self.rewrite(*(torch.cat(parts) for parts in zip(*self.held, strict=True)))
+            self.held = []
+
+    def rewrite(self, x: Tensor, y: Tensor) -> None:
+        """Begin the memory anew with records as the encoder sees them now, [N, ...] and [N]."""
+        old = self.memory
+        self.memory = PrecisionMemory(old.dim, shrinkage=old.shrinkage, readout=old.readout, resolution=old.resolution)
+        self.memory.write(self.features(x), y)
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features of records as they are now, [B, D]."""
+        return self.levels(x, self.state)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return the best class seen so far, [B]."""
-        return torch.tensor(self.memory.labels)[self.memory.scores(self.levels(x, self.state)).argmax(1)]
+        return torch.tensor(self.memory.labels)[self.memory.scores(self.features(x)).argmax(1)]
 
     def stores_bytes(self) -> int:
-        """Return the bytes of the levels with their gradients and clocks, the read-out and the memory."""
-        kept = [*self.state.memory.values(), *self.readout, *self.memory.to_tensors()[0].values()]
-        return tensor_bytes(kept)
+        """Return the bytes of the levels with their gradients and clocks, the read-out, the memory and what is held."""
+        held = [tensor for pair in self.held for tensor in pair]
+        return tensor_bytes([*self.state.memory.values(), *self.readout, *self.memory.to_tensors()[0].values(), *held])
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        """Learn from a batch: the memory, the read-out, the levels."""
+        state = self.levels.track(self.state)
+        weights = list(self.levels.weights(state).values())
+        phi = self.levels(x, state)
+        self.memory.write(phi.detach(), y)
+        weight, bias = (tensor.detach().requires_grad_() for tensor in self.readout)
+        loss = self.loss(phi @ weight.mT + bias, y, self.seen)
+        *grads, of_weight, of_bias = torch.autograd.grad(loss, [*weights, weight, bias])
+        self.readout = [(weight - self.readout_lr * of_weight).detach(), (bias - self.readout_lr * of_bias).detach()]
+        state = self.levels.accumulate(state, grads, torch.tensor([len(y)]))
+        state, _ = self.levels.write(state)
+        self.state = LayerState({name: tensor.detach() for name, tensor in state.memory.items()})
 
 
 class ResidualMLPs(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from torch import Tensor
 
 from everlearn.continual.strategies.base import Encode, tensor_bytes
 from everlearn.continual.strategies.nearest_neighbours import nearest
-from everlearn.models.hub import load_pretrained
+from everlearn.layout import CONFIG
+from everlearn.models import load_model
+from everlearn.models.alphabet import Pieces
+from everlearn.models.hub import load_base, where_is
+from everlearn.models.tokenizer import encode
 
 
 class LabelScorer:
@@ -21,7 +26,7 @@ class LabelScorer:
 
     Args:
         model: a causal language model of Hugging Face.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None for a model of bytes.
         max_tokens: tokens of a prompt and a label that the model reads.
     """
 
@@ -30,14 +35,20 @@ class LabelScorer:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, max_tokens: int = 1024) -> LabelScorer:
-        """Return the scorer of a model in a folder or on the hub.
+        """Return the scorer of a model in a folder or on the hub, or of a decoder that everlearn has saved.
 
         Raises:
             ValueError: no such model.
         """
-        from transformers import AutoModelForCausalLM
+        config = Path(where_is(name_or_path)) / CONFIG
+        # what Hugging Face saves says of which type it is
+        if not config.is_file() or "model_type" in json.loads(config.read_text()):
+            return cls(*load_base(name_or_path), max_tokens=max_tokens)
+        from everlearn.models.hf import HopeForCausalLM
 
-        return cls(*load_pretrained(name_or_path, AutoModelForCausalLM, "language model"), max_tokens=max_tokens)
+        decoder = load_model(config.parent)[0]
+        tokenizer = decoder.alphabet.tokenizer if isinstance(decoder.alphabet, Pieces) else None
+        return cls(HopeForCausalLM.from_decoder(decoder), tokenizer, max_tokens=max_tokens)
 
     def length(self, text: str) -> int:
         """Return how many tokens a text has."""
@@ -63,14 +74,15 @@ class LabelScorer:
         return (chosen * counted).sum(1) / sizes
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(text.encode()) if self.tokenizer is None else encode(self.tokenizer, text).tolist()
 
 
 class InContext:
     """Store every labelled text; answer by a prompt of the k nearest, the nearest last.
 
-    Nothing is trained: the model reads the examples and scores the labels that occur among them. All texts and their
-    features are kept, and every answer reads a long prompt, which is what it costs. No boundary is needed.
+    Nothing is trained: the model reads the examples and scores the labels that occur among them; where they all have
+    one, as with k = 1, that is the answer, and the model is not asked. All texts and their features are kept, and every
+    answer reads a long prompt once for each label in it, which is what it costs. No boundary is needed.
 
     Args:
         encode: raw records -> features [B, D], for the search.
@@ -92,6 +104,7 @@ class InContext:
         k: int = 8,
     ) -> None:
         self.encode, self.read, self.names, self.score, self.k = encode, read, tuple(names), score, k
+        self._longest = max(score.length(f" {name}") for name in self.names)
         self.features: list[Tensor] = []
         self.labels: list[int] = []
         self.texts: list[str] = []
@@ -100,7 +113,7 @@ class InContext:
         """Keep the batch."""
         self.features.append(self.encode(x).detach().clone())
         self.labels += y.tolist()
-        self.texts += self.read(x)
+        self.texts += map(_one_line, self.read(x))
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the class whose label the model finds likeliest after the prompt, [B]."""
@@ -109,8 +122,8 @@ class InContext:
 
     def prompt(self, text: str, rows: Sequence[int]) -> str:
         """Return the prompt of a text with stored examples, given nearest first; those that do not fit are left out."""
-        asked = f"Text: {text}\nLabel:"
-        room = self.score.max_tokens - self.score.length(asked) - max(map(self.score.length, self.names))
+        asked = f"Text: {_one_line(text)}\nLabel:"
+        room = self.score.max_tokens - self.score.length(asked) - self._longest
         shown: list[str] = []
         for row in rows:
             example = f"Text: {self.texts[row]}\nLabel: {self.names[self.labels[row]]}\n\n"
@@ -128,5 +141,12 @@ class InContext:
     def _answer(self, text: str, rows: Sequence[int]) -> int:
         """Return the best class among those of the nearest examples."""
         classes = list(dict.fromkeys(self.labels[row] for row in rows))
+        if len(classes) == 1:
+            return classes[0]
         scores = self.score(self.prompt(text, rows), [f" {self.names[c]}" for c in classes])
         return classes[int(scores.argmax())]
+
+
+def _one_line(text: str) -> str:
+    """Return a text on one line: none can pass for the line of a label."""
+    return " ".join(text.split())
