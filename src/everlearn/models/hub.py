@@ -77,9 +77,9 @@ def load_pretrained(
             f"the {what} of {place!r} needs a library that is not installed ({why}); install it, or give another model"
         ) from None
     except (OSError, ValueError, KeyError) as error:
-        why = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise ValueError(
-            f"no {what} can be loaded from {place!r} ({why[0] if why else error!r}); "
+            f"no {what} can be loaded from {place!r} ({lines[0] if lines else error!r}); "
             "give a folder that save_pretrained wrote, or a model's name on the hub"
         ) from None
 
