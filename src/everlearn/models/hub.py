@@ -77,9 +77,9 @@ def load_pretrained(
             f"the {what} of {place!r} needs a library that is not installed ({why}); install it, or give another model"
         ) from None
     except (OSError, ValueError, KeyError) as error:
-        lines = str(error).strip().splitlines()
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            f"no {what} can be loaded from {place!r} ({lines[0] if lines else error!r}); "
+            f"no {what} can be loaded from {place!r} ({reason}); "
             "give a folder that save_pretrained wrote, or a model's name on the hub"
         ) from None
 
