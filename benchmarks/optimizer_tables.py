@@ -161,7 +161,13 @@ def _by_loss(line: Row) -> list[Row]:
 
 def noise(found: dict[str, dict[str, list[Row]]]) -> str:
     """Accuracy and loss on clean digits after training with wrong labels."""
-    names = {"adamw": "AdamW", "dgd_adamw": "DGD around AdamW, rho 3", "muon": "Muon", "m3": "M3, alpha .3"}
+    names = {
+        "adamw": "AdamW",
+        "adamw-wd1": "AdamW, weight decay 1",
+        "dgd_adamw": "DGD around AdamW, rho 3",
+        "muon": "Muon",
+        "m3": "M3, alpha .3",
+    }
     shares = list(next(iter(found.values())))
     lines = []
     for key, by_share in found.items():

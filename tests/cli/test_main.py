@@ -162,7 +162,7 @@ def test_what_the_machine_refuses_is_one_line_with_the_repair(capsys, probe, num
     assert outcome(capsys, "probe", str(number)) == (code, "", line)
 
 
-@pytest.mark.parametrize("act", ["defect", str(errno.EIO)])
+@pytest.mark.parametrize("act", ["defect", str(errno.EDOM)])
 def test_an_unexpected_error_keeps_its_traceback(probe, act):
     with pytest.raises((KeyError, OSError)):
         main(["probe", act])
