@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "everlearn"
@@ -84,6 +83,11 @@ def band_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def names_of(node: ast.AST) -> list[str]:
     """Return the dotted names that an import statement may bind: of `from a import b` both a and a.b."""
     if isinstance(node, ast.Import):
@@ -95,7 +99,7 @@ def names_of(node: ast.AST) -> list[str]:
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, dotted name) of every import of a file, those inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         for name in names_of(node):
             yield node.lineno, name
 
@@ -141,21 +145,31 @@ def test_every_folder_has_its_place_in_the_order():
     assert not unknown, f"{unknown} have no row in ALLOWED: decide what they may import"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_follow_the_direction(path):
-    assert direction_faults(path) == []
+def faults(check: Callable[[Path], list[str]], files: Iterable[Path] = FILES) -> dict[str, list[str]]:
+    """Return what is wrong in each file that has something wrong."""
+    return {module_of(path): found for path in files if (found := check(path))}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_are_absolute_and_name_no_star(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def test_imports_follow_the_direction():
+    assert faults(direction_faults) == {}
+
+
+def vague_imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: write the whole name of the module"
-            assert [alias.name for alias in node.names] != ["*"], f"line {node.lineno}: name what is imported"
+            if node.level:
+                found.append(f"line {node.lineno}: write the whole name of the module")
+            if [alias.name for alias in node.names] == ["*"]:
+                found.append(f"line {node.lineno}: name what is imported")
+    return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_third_party_imports_are_declared_and_lawful(path):
+def test_imports_are_absolute_and_name_no_star():
+    assert faults(vague_imports) == {}
+
+
+def foreign_imports(path: Path) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = import_names(project["dependencies"])
     extras = import_names(name for those in project["optional-dependencies"].values() for name in those)
@@ -163,10 +177,24 @@ def test_third_party_imports_are_declared_and_lawful(path):
     wider = {name for place, names in WIDER.items() if file.startswith(place) for name in names}
     allowed = (THIRD_PARTY.get(band_of(path), declared) & declared) | (wider & (declared | extras))
     foreign = {name.split(".")[0] for _, name in imports(path)} - sys.stdlib_module_names - {"everlearn"}
-    assert foreign <= allowed, f"{band_of(path)} may import {sorted(allowed)}; this file imports {sorted(foreign)}"
     # what only an extra brings may be missing: it is imported where it is needed, and not with the module
-    early = {name.split(".")[0] for _, name in early_imports(ast.parse(path.read_text(encoding="utf-8")).body)}
-    assert not early & (extras - declared)
+    early = {name.split(".")[0] for _, name in early_imports(parsed(path).body)} & (extras - declared)
+    unlawful = [f"{name}: {band_of(path)} may import {sorted(allowed)}" for name in sorted(foreign - allowed)]
+    return unlawful + [f"{name}: an extra, import it where it is needed" for name in sorted(early)]
+
+
+def test_third_party_imports_are_declared_and_lawful():
+    assert faults(foreign_imports) == {}
+
+
+def test_the_checks_see_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "rules").mkdir()
+    wrong = tmp_path / "rules" / "y.py"
+    wrong.write_text("from . import z\nfrom everlearn.rules.types import *\nimport requests, trl\n")
+    assert [fault.split(":")[0] for fault in vague_imports(wrong)] == ["line 1", "line 2"]
+    assert [fault.split(":")[0] for fault in foreign_imports(wrong)] == ["requests", "trl", "trl"]
+    assert {name.split(".")[0] for name in heavy_imports(wrong)} == {"everlearn", "requests", "trl"}
 
 
 def import_names(requirements: Iterable[str]) -> set[str]:
@@ -178,7 +206,7 @@ def test_no_module_waits_for_itself():
     known = {module_of(path): path for path in FILES}
     graph = {}
     for module, path in known.items():
-        early = {name for _, name in early_imports(ast.parse(path.read_text(encoding="utf-8")).body)}
+        early = {name for _, name in early_imports(parsed(path).body)}
         targets = {name for name in early if name in known}
         # `from a.b import c` names the package a.b and the module a.b.c: the module is what is waited for
         targets = {name for name in targets if not any(other.startswith(f"{name}.") for other in targets)}
@@ -186,17 +214,16 @@ def test_no_module_waits_for_itself():
     tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").rglob("*.py")), ids=module_of)
-def test_a_verb_imports_nothing_heavy_at_its_top(path):
-    early = [name for _, name in early_imports(ast.parse(path.read_text(encoding="utf-8")).body)]
+def heavy_imports(path: Path) -> list[str]:
+    """Return what a verb loads before it is known whether it is needed."""
     light = sys.stdlib_module_names | {"tyro"}  # the parser is needed to read the options of any verb
-    heavy = {name for name in early if name.split(".")[0] not in light}
-    heavy = {
-        name
-        for name in heavy
-        if name != "everlearn" and not name.startswith(("everlearn.cli", "everlearn.__", "everlearn.layout"))
-    }
-    assert not heavy, f"import {sorted(heavy)} inside the function that needs it"
+    ours = ("everlearn.cli", "everlearn.__", "everlearn.layout")
+    early = {name for _, name in early_imports(parsed(path).body) if name.split(".")[0] not in light}
+    return sorted(name for name in early if name != "everlearn" and not name.startswith(ours))
+
+
+def test_a_verb_imports_nothing_heavy_at_its_top():
+    assert faults(heavy_imports, sorted((PACKAGE / "cli").rglob("*.py"))) == {}
 
 
 def test_help_and_version_load_no_library():

@@ -33,6 +33,7 @@ def without_time(rows):
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_how_many_run_at_a_time(scenario, tmp_path):
     one = run_jobs(JOBS, scenario, tmp_path / "one", fingerprint="x")
     two = run_jobs(JOBS, scenario, tmp_path / "two", fingerprint="x", workers=2)
