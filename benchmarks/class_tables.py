@@ -114,8 +114,8 @@ def streams(documents: Sequence[Document]) -> str:
 
 
 def cell(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write the accuracy on all classes at the end."""
-    return percent([row["final"] for row in rows])
+    """Write the accuracy on all classes at the end, where it was measured."""
+    return percent([row["final"] for row in rows]) if rows else ""
 
 
 def costs(document: Document) -> str:
