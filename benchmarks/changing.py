@@ -100,9 +100,7 @@ def table(rows: dict[tuple[str, int], Row]) -> str:
             name = "none (default)" if half_life is None else f"{half_life:,.0f}"
             lines.append(f"| {kind} | {name} | {needed} | {' | '.join(cells)} |")
     after = ", ".join(f"{rows[kind, 0]['after']:,} in {kind}" for kind in STREAMS)
-    stamp = tables.stamp(rows["relabel", 0]).replace(
-        "results.py", "changing.py --data FOLDER --encoder all-MiniLM-L6-v2"
-    )
+    stamp = tables.stamp(rows["relabel", 0], "python benchmarks/changing.py --data FOLDER --encoder all-MiniLM-L6-v2")
     facts = (
         f"Three seeds, which choose the two of 150 intents and the order; records after the change began: {after}; "
         f"measured every {EVERY}. Fresh: a memory without a half-life that saw only what came after. {stamp}"

@@ -70,7 +70,7 @@ VIT = (
     Method("M3, alpha .3", "m3", doubled(1e-3, 4)),
     Method("M3, alpha 0", "m3_fast", doubled(1e-3, 4)),
 )
-NOISY = ("adamw", "dgd_adamw", "muon", "m3")
+NOISY = ("adamw", "adamw-wd1", "dgd_adamw", "muon", "m3")
 LM_STEPS, ROWS_PER_STEP, WINDOW = 490, 16, 128
 CURVE_BYTES = 16_384
 
@@ -168,6 +168,8 @@ def nats(model: Decoder, ids: Tensor) -> float:
     return float(torch.cat(parts).mean())
 
 
+# what is also trained for as many steps as fit into AdamW's time
+IN_TIME = ("dgd_adamw", "muon", "m3", "m3_fast")
 Measure = Callable[[Method, float, int], Row]
 
 
@@ -231,11 +233,27 @@ def noisy(clean: dict[str, Row]) -> dict[str, dict[str, list[Row]]]:
 
 
 def bytes_of(file: Path) -> dict[str, Row]:
-    """Compare on a text; the search runs half as long."""
+    """Compare on a text, at equal steps and in equal CPU time; the search runs half as long."""
     text = Text.of(file)
     inner = text.for_search()
 
     def search(method: Method, lr: float, seed: int) -> Row:
         return language(method, lr, seed, inner, LM_STEPS // 2)
 
-    return compared("lm", LM, search, lambda m, lr, s: language(m, lr, s, text))
+    rows = compared("lm", LM, search, lambda m, lr, s: language(m, lr, s, text))
+    cpu = {key: statistics.fmean(run["cpu"] for run in line["runs"]) for key, line in rows.items()}
+    for method in [m for m in LM if m.key in IN_TIME]:
+        line, steps = rows[method.key], round(LM_STEPS * cpu["adamw"] / cpu[method.key])
+        line["in_time"] = [
+            row(
+                f"optim-lm-{method.key}-in-time-{seed}",
+                lambda m=method, at=line["lr"], n=steps, s=seed: in_time(m, at, s, text, n),
+            )
+            for seed in SEEDS
+        ]
+    return rows
+
+
+def in_time(method: Method, lr: float, seed: int, text: Text, steps: int) -> Row:
+    """Train for other steps, and say how many."""
+    return language(method, lr, seed, text, steps) | {"steps": steps}

@@ -7,14 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tables import stamp
+
 Row = dict[str, Any]
 WD = ("adamw", "adamw-wd0.3", "adamw-wd1", "adamw-wd3")
-
-
-def stamp(row: Row, command: str) -> str:
-    """Say how, where and when rows were measured."""
-    at = row["where"]
-    return f"`{command}`, commit {at['commit']}, {at['machine']}, torch {at['torch']}, {at['date']}."
 
 
 def drawn(heads: Sequence[str], lines: Sequence[Sequence[str]], facts: Sequence[str]) -> str:
@@ -193,38 +189,45 @@ def noise(found: dict[str, dict[str, list[Row]]]) -> str:
 
 def language(found: dict[str, Row]) -> str:
     """Nats per byte on a text."""
-    base = found["adamw"]["runs"]
-    cpu = statistics.fmean(run["cpu"] for run in base)
+    base = losses(found["adamw"])
+    cpu = statistics.fmean(run["cpu"] for run in found["adamw"]["runs"])
     lines = []
     for line in found.values():
-        runs = line["runs"]
-        cost = statistics.fmean(run["cpu"] for run in runs) / cpu
-        lead, half = interval([a - b for a, b in zip(losses(line), losses(found["adamw"]), strict=True)])
-        equal = [_at(run, other["cpu"]) - other["curve"][-1][2] for run, other in zip(runs, base, strict=True)]
+        cost = statistics.fmean(run["cpu"] for run in line["runs"]) / cpu
         row = [line["title"], f"{line['lr']:g}", spread(losses(line)), " ".join(f"{x:.3f}" for x in losses(line))]
-        own = line is found["adamw"]
-        row += ["", ""] if own else [f"{lead:+.3f} ± {half:.3f}", f"{min(equal):+.3f} to {max(equal):+.3f}"]
-        lines.append([*row, f"{cost:.2f}"])
-    heads = ["method", "rate", "nats per byte", "each seed", "less AdamW, 95 %", "at AdamW's CPU time", "x CPU time"]
+        row += ["" if line is found["adamw"] else gap(losses(line), base), f"{cost:.2f}"]
+        short = line.get("in_time", [])
+        row.append(f"{gap([run['loss'] for run in short], base)} ({short[0]['steps']})" if short else "")
+        lines.append(row)
+    heads = [
+        "method",
+        "rate",
+        "nats per byte",
+        "each seed",
+        "less AdamW",
+        "x CPU time",
+        "less AdamW in its time (steps)",
+    ]
     muon = found["muon"]
     facts = ["Paired differences over the seeds, with the 95 % interval of their mean."]
     for key, line in found.items():
         if key.startswith("m3"):
-            gaps = [a - b for a, b in zip(losses(line), losses(muon), strict=True)]
-            mean, half = interval(gaps)
-            below = sum(gap < 0 for gap in gaps)
-            facts.append(f"{line['title']} less Muon: {mean:+.3f} ± {half:.3f}, below in {below} of {len(gaps)} seeds.")
+            below = sum(own < other for own, other in zip(losses(line), losses(muon), strict=True))
+            facts.append(
+                f"{line['title']} less Muon: {gap(losses(line), losses(muon))}, "
+                f"below in {below} of {len(line['runs'])} seeds."
+            )
     facts += [
-        "At AdamW's CPU time: the loss on the first 16 KB of the test text when the method had spent what AdamW "
-        "spent in all of its steps on that seed, before its own rate had fallen to zero, less AdamW's last.",
+        "In AdamW's time: as many steps as fit into the CPU time of its 490, with a schedule of that length.",
         stamp(muon["runs"][-1], "python benchmarks/optimizers.py --data tinyshakespeare --only lm"),
     ]
     return drawn(heads, lines, facts)
 
 
-def _at(run: Row, cpu: float) -> float:
-    """Return the last loss that was measured within some CPU time."""
-    return [point[2] for point in run["curve"] if point[1] <= cpu][-1]
+def gap(own: Sequence[float], other: Sequence[float]) -> str:
+    """Write the mean difference of pairs with the 95 % interval of it."""
+    mean, half = interval([a - b for a, b in zip(own, other, strict=True)])
+    return f"{mean:+.3f} ± {half:.3f}"
 
 
 def _search_of(command: str) -> Callable[[dict[str, Row]], str]:

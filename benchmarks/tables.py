@@ -37,10 +37,10 @@ def put(text: str, name: str, table: Callable[[], str]) -> str:
     return f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}" if found else text
 
 
-def stamp(row: Row) -> str:
+def stamp(row: Row, command: str = "python benchmarks/results.py") -> str:
     """Say how, where and when a table was measured."""
     at = row["where"]
-    return f"`python benchmarks/results.py`, commit {at['commit']}, {at['machine']}, torch {at['torch']}, {at['date']}."
+    return f"`{command}`, commit {at['commit']}, {at['machine']}, torch {at['torch']}, {at['date']}."
 
 
 def percent(row: Row, key: str = "final") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import functools
 import importlib
 import re
 import shlex
@@ -17,7 +18,7 @@ import pytest
 import everlearn
 from everlearn.cli import docs as cli_docs
 from everlearn.cli.main import VERBS, overview, parse
-from everlearn.paper import EQUATIONS, index, labels, scan
+from everlearn.paper import EQUATIONS, Tag, index, labels, scan
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "everlearn"
@@ -110,6 +111,16 @@ def commands(path: Path) -> list[str]:
     return [line[ours.match(line).start(1) :] for line in map(str.strip, lines) if ours.match(line)]
 
 
+@functools.cache
+def help_of(verb: str) -> str:
+    return parse(verb, ["--help"])[1]
+
+
+@functools.cache
+def tags_below(folder: Path) -> list[Tag]:
+    return list(scan(folder))
+
+
 def command_faults(line: str) -> list[str]:
     """Say what in a command line does not exist: its verb, one of its options, or a target of make."""
     program, *words = shlex.split(line, comments=True)
@@ -121,7 +132,7 @@ def command_faults(line: str) -> list[str]:
         return [f"make {word}" for word in named[:1] if word not in targets]
     if not words or words[0].startswith("<"):
         return []
-    shown = overview() if words[0] not in VERBS else parse(words[0], ["--help"])[1]
+    shown = overview() if words[0] not in VERBS else help_of(words[0])
     faults = [] if words[0] in VERBS or words[0].startswith("-") else [words[0]]
     options = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
     return faults + [name for name in options if not re.search(rf"{re.escape(name)}(?![\w-])", shown)]
@@ -207,7 +218,7 @@ def test_the_list_of_equations_holds_what_we_set_out_to_implement():
 
 
 def test_every_equation_of_the_list_has_code_or_is_to_come():
-    tagged, to_come = {tag.label for tag in scan(PACKAGE)}, set(labels(" ".join(TO_COME)))
+    tagged, to_come = {tag.label for tag in tags_below(PACKAGE)}, set(labels(" ".join(TO_COME)))
     assert to_come <= set(EQUATIONS)
     missing, written = set(EQUATIONS) - to_come - tagged, to_come & tagged
     assert not missing, "no docstring of src/everlearn carries their tags"
@@ -215,7 +226,9 @@ def test_every_equation_of_the_list_has_code_or_is_to_come():
 
 
 def test_every_equation_in_the_code_is_on_the_list():
-    unknown = {f"{tag.label} ({short(tag.path)}:{tag.line})" for tag in scan(PACKAGE) if tag.label not in EQUATIONS}
+    unknown = {
+        f"{tag.label} ({short(tag.path)}:{tag.line})" for tag in tags_below(PACKAGE) if tag.label not in EQUATIONS
+    }
     assert not unknown, "say in paper/equations.py what they are"
 
 
@@ -225,8 +238,8 @@ def test_the_page_of_equations_is_what_the_tags_say():
 
 def test_every_equation_in_the_code_is_mentioned_by_a_test():
     """A test mentions an equation by a tag in its docstring or in that of its class or module."""
-    tested = {tag.label for tag in scan(ROOT / "tests")}
-    untested = {f"{tag.label} ({short(tag.path)}:{tag.line})" for tag in scan(PACKAGE) if tag.label not in tested}
+    tested = {tag.label for tag in tags_below(ROOT / "tests")}
+    untested = {f"{tag.label} ({short(tag.path)}:{tag.line})" for tag in tags_below(PACKAGE) if tag.label not in tested}
     assert not untested
 
 

@@ -64,7 +64,9 @@ WIDER = {
     # what an extra installs, imported where it is used alone
     "continual/encoders.py": {"sentence_transformers"},
     "continual/text_sets.py": {"datasets"},
-    "recipes/image_files.py": {"PIL", "datasets"},
+    "continual/image_files.py": {"PIL"},
+    "continual/image_encoders.py": {"transformers"},
+    "recipes/image_files.py": {"datasets"},
 }
 # where a distribution and its module differ
 IMPORT_NAMES = {"scikit-learn": "sklearn", "sentence-transformers": "sentence_transformers", "pillow": "PIL"}

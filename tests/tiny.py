@@ -9,10 +9,14 @@ import torch
 from everlearn.levels import Level
 from everlearn.memory.codec import digest, to_tensors
 from everlearn.memory.state import ModelState
-from everlearn.models import Decoder, preset
+from everlearn.models import PRESETS, Decoder, preset
 
 CHUNK = 4
 LEVELS = (Level("fast", CHUNK, 0.3, reset="document"), Level("slow", 2 * CHUNK, 0.3))
+# one preset for each computation: with levels of a test's own, hope_attention is transformer++ itself
+KINDS = tuple(name for name in PRESETS if name != "hope_attention")
+# one for each kind of state: keys, a matrix, an MLP with its chunk, both beside a window, memories that write all
+STATES = ("transformer++", "delta_net", "titans_lmm", "titans_mac", "hope")
 TEXT = b"the cat sat on the mat; the dog sat by it."
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -11,85 +10,14 @@ import stat
 from pathlib import Path
 
 import pytest
-import torch
+from bad_input_fixture import LINE, TEXT, copy, refused, taken, text_words
 
 from everlearn.cli import errors
 from everlearn.cli.main import main
 from everlearn.demo import corpus
-from everlearn.levels import Level
-from everlearn.models import Decoder, preset, save_model
 from tests.memory.test_files_faults import full_at
 
-TEXT = "def hello(world):\n    return world\n" * 3
-LINE = '{"text": "a b", "label": "x"}\n'
-OTHER = '{"text": "c d", "label": "y"}\n'
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, request) -> Path:
-    """Make one of each: a base, another base, a memory of text, a memory of labels."""
-    folder = tmp_path_factory.mktemp("made")
-    for seed, name in enumerate(("base", "other")):
-        torch.manual_seed(seed)
-        levels = [Level("fast", 16, reset="document"), Level("slow", 32)]
-        config = preset("delta_net", levels=levels, dim=8, num_layers=1, num_heads=1, hidden_dim=8, chunk_size=16)
-        save_model(Decoder(config), folder / name)
-    (folder / "t.txt").write_text(TEXT)
-    (folder / "t.jsonl").write_text(LINE + OTHER)
-    small = pytest.MonkeyPatch()
-    small.setattr("everlearn.cli.labels.FEATURES", 50)
-    request.addfinalizer(small.undo)
-    assert main(["read", str(folder / "t.txt"), "--state", str(folder / "text"), "--base", str(folder / "base")]) == 0
-    assert main(["learn", str(folder / "t.jsonl"), "--state", str(folder / "labels")]) == 0
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def desk(made, tmp_path, monkeypatch) -> Path:
-    """Work in a folder of our own, with the model at hand and a text to read."""
-    (tmp_path / "t.txt").write_text(TEXT)
-    (tmp_path / "base").symlink_to(made / "base")
-    (tmp_path / "other").symlink_to(made / "other")
-    monkeypatch.chdir(tmp_path)
-    # what measures the damage reads Python's own library, which these tests are not about
-    monkeypatch.setattr("everlearn.cli.learn.damage", lambda *_: {"before": 1.0, "after": 1.0, "files": 0})
-    return tmp_path
-
-
-def snapshot() -> dict[str, str]:
-    """Return every path below the working folder with its content; an empty lock says nothing."""
-    found = {}
-    for path in Path().rglob("*"):
-        content = path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else str(path.lstat().st_mode).encode()
-        if path.name != ".lock":
-            found[str(path)] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def refused(capsys, *words: str, code: int = 2) -> str:
-    """Run a command that must fail; return its one line."""
-    before = snapshot()
-    assert main(list(words)) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("everlearn: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in lines[0]
-    assert "EVERLEARN_DEBUG" not in lines[0]
-    assert snapshot() == before
-    return lines[0]
-
-
-def taken(capsys, *words: str) -> str:
-    """Run a command that must succeed; return what it printed."""
-    assert main(list(words)) == 0
-    return capsys.readouterr().out
-
-
-def text_words(verb: str, *words: str) -> list[str]:
-    return [verb, *words, "--state", "S", "--base", "base"]
-
-
-def copy(made: Path, kind: str) -> Path:
-    return Path(shutil.copytree(made / kind, "S"))
+pytestmark = pytest.mark.usefixtures("desk")
 
 
 BAD_TEXT = {
@@ -112,7 +40,8 @@ class TestText:
         assert "d holds no usable text" in line
         assert match in line
 
-    def test_a_file_that_is_missing_huge_or_no_file(self, capsys, verb):
+    def test_a_file_that_is_missing_huge_or_no_file(self, capsys, verb, monkeypatch):
+        monkeypatch.setattr(corpus, "LARGEST_TEXT", 1000)
         assert "check the path" in refused(capsys, *text_words(verb, "none.txt")) or verb == "learn"
         with Path("huge.txt").open("wb") as file:
             file.truncate(corpus.LARGEST_TEXT + 1)
@@ -205,6 +134,7 @@ class TestText:
 
     @pytest.mark.parametrize("call", ["fsync"])
     def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(self, capsys, verb, monkeypatch, call):
+        Path("t.txt").write_text(TEXT[:40])
         taken(capsys, verb, "t.txt", "--state", "whole", "--base", "base")
         (expected,) = Path("whole/users").glob("*.safetensors")
         for n in range(1, 60):
@@ -276,88 +206,6 @@ def test_eval_needs_a_memory_of_that_user_and_of_that_kind(capsys, made):
     assert "holds a memory of text" in refused(capsys, "eval", "r.jsonl", "--state", "S")
     assert "has no labels" in refused(capsys, "predict", "t.txt", "--state", "S")
     assert "is about labels" in refused(capsys, "learn", "r.jsonl", "--state", "S")
-
-
-RECORDS = {
-    "empty": ("", "is empty"),
-    "blank": ("\n \n\n", "is empty"),
-    "broken": (LINE * 2 + "{oops\n" + LINE, "line 3 is not JSON"),
-    "broken after a separator inside a text": ('{"text": "a\u2028b", "label": "x"}\n{oops\n', "line 2 is not JSON"),
-    "deep": (LINE + "[" * 100_000 + "\n", "line 2 is not JSON"),
-    "label too long a number": (LINE + '{"text": "a", "label": ' + "9" * 5000 + "}\n", "line 2 is not JSON"),
-    "zero byte": (LINE + '{"text": "a\0b", "label": "y"}\n', "line 2 is not JSON"),
-    "array": (LINE + "[1]\n", "line 2 lacks text or label"),
-    "no label": (LINE + '{"text": "a"}\n', "line 2 lacks text or label"),
-    "no text": (LINE + '{"label": "a"}\n', "line 2 lacks text or label"),
-    "text a number": (LINE + '{"text": 5, "label": "x"}\n', "line 2: text must be"),
-    "text blank": (LINE + '{"text": " ", "label": "x"}\n', "line 2: text must be"),
-    "text half a pair": (LINE + '{"text": "\\ud800", "label": "x"}\n', "line 2: text must be a string of valid"),
-    "label half a pair": (LINE + '{"text": "a", "label": "\\ud800"}\n', "line 2: label is not valid Unicode"),
-    **{
-        f"label {label}": (LINE + f'{{"text": "a", "label": {label}}}\n', "line 2: label must be")
-        for label in ("1.5", "null", "true", "NaN", '["x"]', '""', '" "', "{}")
-    },
-}
-
-
-@pytest.mark.parametrize(("content", "match"), RECORDS.values(), ids=RECORDS)
-def test_a_broken_line_is_named_by_its_number(capsys, content, match):
-    Path("r.jsonl").write_text(content)
-    assert match in refused(capsys, "learn", "r.jsonl", "--state", "S")
-
-
-def test_records_in_another_encoding_or_in_no_file(capsys):
-    for data in (LINE.encode("utf-16"), '{"text": "é", "label": "x"}'.encode("latin-1")):
-        Path("r.jsonl").write_bytes(data)
-        assert "is not UTF-8 text" in refused(capsys, "learn", "r.jsonl", "--state", "S")
-    assert "does not exist" in refused(capsys, "learn", "none.jsonl", "--state", "S")
-    Path("d.jsonl").mkdir()
-    assert "a file is needed here" in refused(capsys, "learn", "d.jsonl", "--state", "S")
-
-
-GOOD_RECORDS = {
-    "windows": (LINE + OTHER).replace("\n", "\r\n"),
-    "mark": "\ufeff" + LINE + OTHER,
-    "empty lines": "\n" + LINE + "\n\n" + OTHER,
-    "no last newline": (LINE + OTHER).rstrip(),
-    "separators": json.dumps({"text": "a\u2028b\x85c", "label": "x"}, ensure_ascii=False) + "\n" + OTHER,
-    "escaped zero": LINE + '{"text": "a\\u0000b", "label": "y"}\n',
-    "long line": LINE + '{"text": "' + "ab " * 100_000 + '", "label": "y"}\n',
-}
-
-
-@pytest.mark.parametrize("content", GOOD_RECORDS.values(), ids=GOOD_RECORDS)
-def test_odd_but_good_records_are_learned(capsys, content):
-    Path("r.jsonl").write_bytes(content.encode())
-    assert "2 labels, 2 records" in taken(capsys, "learn", "r.jsonl", "--state", "S")
-
-
-def test_a_damaged_classifier_is_refused(capsys, made):
-    Path("r.jsonl").write_text(LINE)
-    state = copy(made, "labels")
-    good = (state / "classifier.safetensors").read_bytes()
-    (user,) = (made / "text" / "users").iterdir()
-    for data, match in (
-        (good[:5000], "truncated"),
-        (b"", "truncated"),
-        (good[:-9] + bytes([good[-9] ^ 4]) + good[-8:], "was changed"),
-        (user.read_bytes(), "not a classifier's file"),
-    ):
-        (state / "classifier.safetensors").write_bytes(data)
-        for verb in ("learn", "predict", "eval"):
-            assert match in refused(capsys, verb, "r.jsonl", "--state", "S")
-    (state / "classifier.safetensors").unlink()
-    assert "no classifier yet" in refused(capsys, "predict", "r.jsonl", "--state", "S")
-
-
-def test_predict_on_what_is_no_text(capsys, made, monkeypatch):
-    copy(made, "labels")
-    Path("x.bin").write_bytes(b"\xff\xfe\0")
-    assert "x.bin is not UTF-8 text" in refused(capsys, "predict", "x.bin", "--state", "S")
-    Path("x.txt").write_text("\n\n")
-    assert "holds no text" in refused(capsys, "predict", "x.txt", "--state", "S")
-    assert "a file is needed" in refused(capsys, "predict", ".", "--state", "S")
-    assert "give a number >= 1" in refused(capsys, "predict", "t.txt", "--state", "S", "--top", "0")
 
 
 def test_a_pipe_is_written_into_and_a_link_is_followed(capsys, tmp_path):

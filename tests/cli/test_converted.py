@@ -9,14 +9,13 @@ import urllib.error
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from verbs_fixture import Shell
+from verbs_fixture import Shell, stop_after
 
 import everlearn
 from everlearn.convert import StackedModel
 from everlearn.learn import Learner, Tokens
 from everlearn.memory.codec import digest, to_tensors
 from everlearn.models.hub import check_reachable, load_base
-from tests.cli.test_verbs import stop_after
 from tests.pretrained import WORDS, pretrained
 
 CHUNK = 16

@@ -102,7 +102,7 @@ def test_what_killed_processes_have_left_is_no_hindrance_and_goes_away(desk):
 def test_streams_that_are_closed_or_full(desk):
     done = shell("$E read t.txt --state S --base base <&- >&- 2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    done = shell("$E eval t.txt --state S >&-")
+    done = shell("$E paper 71 >&-")
     assert (done.returncode, done.stderr) == (0, "")
     if Path("/dev/full").exists():
         done = shell("$E --help > /dev/full")

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from verbs_fixture import Shell
+from verbs_fixture import Shell, stop_after
 
 import everlearn
 from everlearn.cli.kept import document_name, find_document
@@ -12,7 +12,6 @@ from everlearn.learn import Archive, Learner
 from everlearn.memory import SlotMemory
 from everlearn.memory.codec import digest, to_tensors
 from tests.cli.test_converted import files, talk
-from tests.cli.test_verbs import stop_after
 from tests.pretrained import WORDS, pretrained
 
 CHUNK = 16

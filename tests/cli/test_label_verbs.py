@@ -8,6 +8,7 @@ from verbs_fixture import Shell
 
 from everlearn.cli import labels
 from everlearn.continual.classifier import Classifier
+from everlearn.memory.codec import save_tensors
 from tests.continual.test_encoders import save as save_encoder
 
 RECORDS = [
@@ -139,6 +140,14 @@ def test_unknown_texts_are_told_once_a_threshold_is_chosen(shell):
     assert [one["unknown"] for one in answers] == [False, True] and answers[0]["labels"][0][0] == "fruit"
 
 
+def test_a_class_called_unknown_is_not_mixed_with_what_is_unknown(shell):
+    write(shell.folder / "u.jsonl", [*RECORDS, ("something else", "unknown")])
+    shell("learn", "u.jsonl", "--state", "s")
+    shell("memory", "calibrate", "r.jsonl", "--state", "s")
+    assert "has a class 'unknown'" in shell("predict", "r.jsonl", "--unknown", "--state", "s", code=2)
+    shell("predict", "r.jsonl", "--state", "s")
+
+
 def test_an_answer_says_why(shell):
     ids = shell.json("learn", "r.jsonl", "--state", "s", "--ledger")["ids"]
     (shell.folder / "q.txt").write_text(f"{RECORDS[4][0]}\n")
@@ -188,7 +197,7 @@ def test_a_ledger_survives_an_interrupt_between_two_batches(shell, monkeypatch):
     save, saves = Classifier.save, []
 
     def interrupted(self, *arguments):
-        if len(saves) == 2:
+        if len(saves) == 3:  # the first is of the empty state
             raise KeyboardInterrupt
         saves.append(save(self, *arguments))
 
@@ -196,6 +205,25 @@ def test_a_ledger_survives_an_interrupt_between_two_batches(shell, monkeypatch):
         patch.setattr(Classifier, "save", interrupted)
         shell("learn", "r.jsonl", "--ledger", "--state", "s", code=130)
     assert "resumed at record 11 of 18" in shell("learn", "r.jsonl", "--state", "s")
+    classifier, _ = labels.open_classifier(shell.folder / "s", make=False, write=True)
+    assert len(classifier.ledger) == 18 and same(classifier.memory.to_tensors(), learned(shell, RECORDS))
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_ledger_survives_the_end_of_a_process_before_any_of_its_states(shell, monkeypatch, written):
+    """The ledger is committed first; its records are of no state when the process ends right there."""
+    monkeypatch.setattr(labels, "BATCH", 5)
+    states = []
+
+    def killed(path, *arguments):
+        if len(states) == written:
+            raise KeyboardInterrupt
+        states.append(save_tensors(path, *arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("everlearn.continual.classifier.save_tensors", killed)
+        shell("learn", "r.jsonl", "--ledger", "--state", "s", code=130)
+    shell("learn", "r.jsonl", "--ledger", "--state", "s")
     classifier, _ = labels.open_classifier(shell.folder / "s", make=False, write=True)
     assert len(classifier.ledger) == 18 and same(classifier.memory.to_tensors(), learned(shell, RECORDS))
 

@@ -7,19 +7,28 @@ import torch
 from verbs_fixture import ONE, TWO, Shell, tiny_base
 
 import everlearn
+from everlearn.cli.main import main
 from everlearn.learn.changes import changes
 from everlearn.memory.codec import digest, to_tensors
 from everlearn.store.folder import file_of
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Let two users read a text each."""
+    folder = tmp_path_factory.mktemp("two")
+    base = tiny_base(folder / "b")
+    for user, name, data in (("ada", "one.txt", ONE), ("bob", "two.txt", TWO)):
+        (folder / name).write_bytes(data)
+        words = ["read", folder / name, "--state", folder / "s", "--user", user, "--base", base]
+        assert main([str(word) for word in words]) == 0
+    return folder
+
+
 @pytest.fixture
-def shell(tmp_path, capsys):
-    (tmp_path / "one.txt").write_bytes(ONE)
-    (tmp_path / "two.txt").write_bytes(TWO)
-    shell = Shell(tmp_path, capsys)
-    for user, name in (("ada", "one.txt"), ("bob", "two.txt")):
-        shell("read", tmp_path / name, "--state", tmp_path / "s", "--user", user, "--base", tiny_base(tmp_path / "b"))
-    return shell
+def shell(made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Shell(tmp_path, capsys)
 
 
 def memory(shell, action, *words, code=0):

@@ -39,9 +39,8 @@ def test_an_equation_is_a_title_and_lines_that_an_editor_opens(capsys, monkeypat
     assert places[-1].startswith("tests/")
 
 
-@pytest.mark.parametrize("folder", ["docs", "tests/paper"])
-def test_from_another_folder_the_paths_are_whole(capsys, monkeypatch, folder):
-    monkeypatch.chdir(ROOT / folder)
+def test_from_another_folder_the_paths_are_whole(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT / "tests/paper")
     assert shown(capsys, "NL", "eq.", "1")[1].startswith(f"{ROOT / 'src/everlearn/rules/gd.py'}:")
 
 
@@ -121,4 +120,6 @@ def test_the_answer_is_fast_and_loads_no_library(words):
         end = os.times()
         times.append(end.children_user + end.children_system - begin.children_user - begin.children_system)
         assert done.returncode == 0, f"loaded: {done.stderr}"
+        if times[-1] < 1.5:
+            break
     assert min(times) < 1.5

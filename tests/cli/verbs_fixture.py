@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+import everlearn
 from everlearn.cli.main import main
+from everlearn.learn import Learner
 from everlearn.levels import Level
-from everlearn.models import Decoder, preset, save_model
+from everlearn.memory.codec import digest, to_tensors
+from everlearn.models import Decoder, load_model, preset, save_model
 
 CHUNK = 8
 ONE = b"one file of text, read by a model that knows nothing yet. " * 2
 TWO = b"another file, in which other words stand: alpha, beta, gamma. " * 2
+RECORDS = [(f"{word} number {i}", label) for i in range(6) for word, label in (("apple pie", "fruit"), ("oak tree", 7))]
 
 
 def tiny_base(folder: Path, seed: int = 0) -> Path:
@@ -45,3 +50,25 @@ class Shell:
         file = self.folder / "out.json"
         self(*words, "--json", file)
         return json.loads(file.read_text())
+
+
+def memory(state, user="me") -> str:
+    """Return a hash of what a user's file on disk holds."""
+    model, _ = load_model(state / "base")
+    return digest(to_tensors(everlearn.Learner(model, state / "users").state(user)))
+
+
+def stop_after(monkeypatch, pieces: int) -> None:
+    """Interrupt every stream before the commit of its next piece but `pieces`."""
+    commit, count = Learner._commit, itertools.count()
+
+    def interrupted(self, states, notes):
+        if next(count) >= pieces:
+            raise KeyboardInterrupt
+        commit(self, states, notes)
+
+    monkeypatch.setattr(Learner, "_commit", interrupted)
+
+
+def write_records(path, records) -> None:
+    path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in records))

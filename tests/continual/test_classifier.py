@@ -78,6 +78,8 @@ def test_merge_equals_one_classifier_that_saw_everything():
         (lambda c: c.learn("one text", ["bug"]), "list of texts"),
         (lambda c: c.learn(["a", "b"], ["bug"]), "one label for each"),
         (lambda c: c.learn(["a"], [None]), "text or an integer"),
+        (lambda c: c.learn(["a"], 3), "labels are one number, 3"),
+        (lambda c: c.learn(["a"], torch.tensor(3)), "labels are one number"),
         (lambda c: c.forget(["never seen"], ["sales"]), "0 were learned"),
         (lambda c: c.predict(["a"], top_k=0), "top_k 0"),
         (lambda c: c.merge(Classifier(HashedText(64, seed=1))), "same encoder"),

@@ -31,7 +31,7 @@ def small_blocks(monkeypatch):
 
 def test_texts_are_encoded_once(tmp_path):
     encoder, done = Counting(), []
-    cached = FeatureCache(encoder, tmp_path / "new", on_texts=done.append)
+    cached = FeatureCache(encoder, tmp_path / "new", on_items=done.append)
     assert torch.equal(cached(TEXTS), HashedText(8)(TEXTS)) and encoder.seen == TEXTS and done == [3, 3, 1]
     assert torch.equal(cached(TEXTS), HashedText(8)(TEXTS)) and encoder.seen == TEXTS
     assert cached([]).shape == (0, 8) and cached.settings() == encoder.settings()
@@ -62,3 +62,27 @@ def test_a_damaged_file_is_made_again_and_no_text_is_in_any(tmp_path):
         file.write_bytes(file.read_bytes()[:-4])
     encoder = Counting()
     assert torch.equal(FeatureCache(encoder, tmp_path)(TEXTS), HashedText(8)(TEXTS)) and encoder.seen == TEXTS
+
+
+def test_items_that_are_no_text_are_known_by_their_key(tmp_path):
+    """Files are known by what they hold: one that was renamed is not encoded again, one that was changed is."""
+
+    class Lengths:
+        dim = 1
+        seen = 0
+
+        def __call__(self, items):
+            self.seen += len(items)
+            return torch.tensor([[float(len(file.read_bytes()))] for file in items])
+
+        def settings(self):
+            return {"kind": "lengths"}
+
+    one, other, encoder = tmp_path / "one", tmp_path / "other", Lengths()
+    one.write_bytes(b"abc")
+    cached = FeatureCache(encoder, tmp_path / "kept", key=lambda file: file.read_text())
+    assert cached([one]).tolist() == [[3.0]] and encoder.seen == 1
+    one.rename(other)
+    assert cached([other]).tolist() == [[3.0]] and encoder.seen == 1
+    other.write_bytes(b"abcd")
+    assert cached([other]).tolist() == [[4.0]] and encoder.seen == 2

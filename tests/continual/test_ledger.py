@@ -1,5 +1,6 @@
 """A ledger of records: forgetting by id and by class, attribution, and two files that agree after any crash."""
 
+import errno
 import sqlite3
 
 import pytest
@@ -210,6 +211,43 @@ def test_a_crash_leaves_two_files_of_one_moment(tmp_path, monkeypatch, where):
     assert Classifier.load(tmp_path / "c", ledger=tmp_path / "l").counts["more"] == 1
 
 
+def stopped(made, path, monkeypatch, where):
+    """Save, and fail at one place."""
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "settle":
+            patch.setattr(Ledger, "settle", killed)
+        else:
+            patch.setattr("everlearn.continual.classifier.save_tensors", killed)
+        with pytest.raises(Killed):
+            made.save(path)
+
+
+@pytest.mark.parametrize("where", [["save_tensors"] * 3, ["settle", "save_tensors"], ["settle", "settle"]])
+def test_several_crashes_leave_two_files_of_one_moment(tmp_path, monkeypatch, where):
+    """A full disk refuses a state several times; a process dies after a state, and the next before its own."""
+    _, ids = saved(tmp_path)
+    made = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    expected = [list(LABELS)]
+    for number, place in enumerate(where):
+        made.forget_records([ids[number]])
+        made.learn(["new"], ["new"])
+        expected.append([*expected[-1][1:], "new"])
+        stopped(made, tmp_path / "c", monkeypatch, place)
+        if place == "settle":
+            made.ledger.close()
+            made = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    made.ledger.close()
+    back = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    wanted = expected[where.count("settle")]
+    assert back.counts == back.ledger.counts == {label: wanted.count(label) for label in wanted}
+    back.save(tmp_path / "c")
+    assert Classifier.load(tmp_path / "c", ledger=tmp_path / "l").counts == back.counts
+
+
 def test_what_is_forgotten_is_not_in_the_file_any_more(tmp_path):
     made = Classifier(RawPixels(8), ledger=tmp_path / "l")
     secret = torch.tensor([[0.1234567, 0.7654321, 0.5, 0.25, 0.333, 0.777, 0.111, 0.999]])
@@ -243,12 +281,83 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(ValueError, match="learned without a ledger"):
         Classifier.load(tmp_path / "plain", ledger=tmp_path / "l")
     (tmp_path / "x").write_text("no database, but some text that is long enough")
-    with pytest.raises(ValueError, match="no ledger of records"):
+    with pytest.raises(ValueError, match="no whole ledger of records"):
         Classifier(HashedText(16), ledger=tmp_path / "x")
+    with pytest.raises(OSError, match="cannot be opened"):
+        Classifier(HashedText(16), ledger=tmp_path)
     with pytest.raises(ValueError, match="mkdir -p"):
         Classifier(HashedText(16), ledger=tmp_path / "no" / "l")
     with pytest.raises(ValueError, match="leave out one"):
         Classifier(HashedText(16), PrecisionMemory(16, half_life=5.0), ledger=tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("UPDATE records SET features = zeroblob(64) WHERE row = 3", "do not fit their id"),
+        ("UPDATE records SET features = zeroblob(60) WHERE row = 3", "features of another length"),
+        ("UPDATE records SET label = '\"bux\"' WHERE row = 3", "do not fit their id|this classifier 6"),
+        ("UPDATE records SET label = '\"bu' WHERE row = 3", "a cell that is no JSON"),
+        ("UPDATE records SET id = 'xyz' WHERE row = 3", "an id is no number"),
+        ("UPDATE about SET value = '\"' WHERE name = 'settled'", "a cell that is no JSON"),
+        ("DROP TABLE records", "no such table"),
+    ],
+)
+def test_a_damaged_ledger_is_refused_and_never_believed(tmp_path, damage, message):
+    _, ids = saved(tmp_path)
+    with sqlite3.connect(tmp_path / "l") as file:
+        file.execute(damage)
+    with pytest.raises(ValueError, match=message) as caught:
+        back = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+        with pytest.raises(ValueError, match=message):
+            back.explain([TEXTS[2]])
+        with pytest.raises(ValueError, match=message):
+            back.merge(back)
+        assert same(back, learned()[0])
+        back.forget_records([ids[2]])
+    assert "\n" not in str(caught.value)
+
+
+def test_pages_of_a_ledger_that_are_overwritten_are_refused(tmp_path):
+    saved(tmp_path)
+    data = bytearray((tmp_path / "l").read_bytes())
+    for start in range(4_096, len(data), 4_096):
+        data[start : start + 8] = b"\xff" * 8
+    (tmp_path / "l").write_bytes(data)
+    with pytest.raises(ValueError, match=r"no whole ledger of records \(database disk image is malformed\)"):
+        Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+
+
+def test_what_the_disk_refuses_has_the_number_that_the_system_gives_it(tmp_path):
+    made, _ = saved(tmp_path)
+    made.ledger._file.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(OSError, match="full") as caught:
+        made.learn([f"text {n}" for n in range(200)], ["more"] * 200)
+    assert caught.value.errno == errno.ENOSPC and same(made, learned()[0])
+
+
+def test_a_second_classifier_on_one_ledger_is_refused(tmp_path):
+    """Both were loaded from one save; the second would drop from the state what the first has learned."""
+    saved(tmp_path)
+    first, second = (Classifier.load(tmp_path / "c", ledger=tmp_path / "l") for _ in range(2))
+    first.learn(["one"], ["one"])
+    first.save(tmp_path / "c")
+    with pytest.raises(ValueError, match=r"is of save 2, it was opened at save 1.*load its state again"):
+        second.learn(["two"], ["two"])
+    with pytest.raises(ValueError, match=r"holds 7 records, this classifier 6"):
+        second.save(tmp_path / "c")
+    back = Classifier.load(tmp_path / "c", ledger=tmp_path / "l")
+    assert back.counts == back.ledger.counts == first.counts and "two" not in second.labels
+
+
+def test_a_ledger_that_lost_its_changes_is_not_saved_with_the_state(tmp_path):
+    """SQLite rolls a transaction back by itself where the disk is full."""
+    made, _ = saved(tmp_path)
+    made.learn(["more"], ["more"])
+    made.ledger._file.execute("ROLLBACK")
+    with pytest.raises(ValueError, match="holds 6 records, this classifier 7"):
+        made.save(tmp_path / "c")
+    assert Classifier.load(tmp_path / "c", ledger=tmp_path / "l").counts == learned()[0].counts
 
 
 def test_another_process_that_writes_is_told_from_a_full_disk(tmp_path):

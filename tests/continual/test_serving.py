@@ -119,6 +119,18 @@ def test_what_is_learned_past_it_is_noticed():
         assert serving.predict(x[5:6] + 9) == ["b"]
 
 
+def test_a_closed_service_says_so_and_learns_nothing():
+    made, (x, y) = fresh(), stream()
+    made.learn(x[:5], y[:5])
+    with Serving(made) as serving:
+        pass
+    for act in (lambda: serving.learn(x[5:6], y[5:6]), lambda: serving.predict(x), serving.wait):
+        with pytest.raises(ValueError, match=r"closed.*another Serving\(classifier\)"):
+            act()
+    serving.close()
+    assert sum(made.counts.values()) == 5 and made.predict(x[:1])
+
+
 def test_an_empty_classifier_can_be_served_before_it_learns():
     with Serving(fresh(), pause=0.01) as serving:
         with pytest.raises(ValueError, match=r"learn first, then wait\(\)"):

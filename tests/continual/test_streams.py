@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from everlearn.continual.streams import DAYS, Split, class_incremental, digits, week_of_digits
+from everlearn.continual.streams import DAYS, Split, class_incremental, deal, digits, week_of_digits
 
 
 def records(classes=7, each=6):
@@ -66,3 +66,10 @@ def test_streams_that_cannot_be_dealt_are_refused():
         class_incremental(data, data, 0, seed=0)
     with pytest.raises(ValueError, match="one name for each"):
         class_incremental(data, data, 3, seed=0, names=("a", "b"))
+
+
+def test_dealing_leaves_each_class_on_both_sides():
+    first, second = deal([0] * 10 + [1] * 2 + [2], 0.3, 0)
+    labels = torch.tensor([0] * 10 + [1] * 2 + [2])
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(13))
+    assert torch.bincount(labels[second], minlength=3).tolist() == [3, 1, 0]

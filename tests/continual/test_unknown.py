@@ -101,6 +101,12 @@ def test_the_temperature_is_the_most_likely_one():
     assert fit_temperature(scores, torch.tensor([1, 1, 1, 0])) == pytest.approx(6 / math.log(3), rel=1e-6)
 
 
+@pytest.mark.parametrize("scores", [[[3.0], [5.0]], [[4_000.0, 0.0], [9_000.0, 0.0]]])
+def test_a_temperature_about_which_nothing_is_known_is_one(scores):
+    """One class, and answers that are right beyond doubt: every temperature makes the labels as likely."""
+    assert fit_temperature(torch.tensor(scores, dtype=torch.float64), torch.tensor([0, 0])) == 1.0
+
+
 def test_the_threshold_is_the_best_of_all():
     generator = torch.Generator().manual_seed(1)
     known, unknown = torch.randn(40, generator=generator) + 1, torch.randn(30, generator=generator)

@@ -10,8 +10,9 @@ import torch
 import transformers as hf
 from torch import nn
 
-from everlearn.convert import LowRank, additive, chain_diff, load_adapter, mean, stack_levels
+from everlearn.convert import LowRank, adapter, additive, chain_diff, load_adapter, mean, stack_levels
 from everlearn.convert.adapter import CONFIG, WEIGHTS, base_hash
+from everlearn.convert.wrapped import StackedLinear
 from everlearn.learn.stream import read
 from everlearn.levels import Level
 from tests.convert.families_fixture import FAMILIES, tiny, tokens
@@ -122,6 +123,14 @@ class TestWhatIsRefused:
         other = tiny()
         other.model.embed_tokens.weight.data[5, 5] += 1e-9
         self.refused(folder, "made on another base: its SHA-256 is", other)
+
+    def test_starts_that_do_not_fit(self, folder, monkeypatch):
+        """The levels stand by then, and have to go."""
+        meta, _, state = adapter.load(folder)
+        monkeypatch.setattr(adapter, "load", lambda _: (meta, {"fast.gone": torch.zeros(2, 2)}, state))
+        model = tiny()
+        self.refused(folder, "start 'fast.gone' of shape", model)
+        assert not any(isinstance(module, StackedLinear) for module in model.modules())
 
     def test_the_same_numbers_under_another_config(self, folder):
         self.refused(folder, "another base", tiny(rms_norm_eps=1e-3))

@@ -67,10 +67,10 @@ def test_a_replaced_block_adds_what_a_delta_memory_gives_for_the_same_inputs(lay
 @pytest.mark.parametrize("family", KNOWN)
 @pytest.mark.parametrize("layers", CHOICES)
 def test_reading_token_by_token_gives_the_logits_of_the_full_pass(family, layers):
-    model, ids = hybrid(layers, family), tokens(2, 20)
+    model, ids = hybrid(layers, family), tokens(2, 10)
     whole, expected = model(ids)
     state, pieces = None, []
-    for t in range(20):
+    for t in range(10):
         logits, state = model(ids[:, t : t + 1], state)
         pieces.append(logits)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-10, rtol=0)

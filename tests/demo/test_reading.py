@@ -15,9 +15,9 @@ from everlearn.learn import Learner, learn_chunk
 from everlearn.levels import Level
 from everlearn.models.text import encode
 from everlearn.recipes import byte_reader
-from tests.tiny import CHUNK, byte_model
+from tests.tiny import byte_model
 
-LENGTH = 300
+LENGTH, CHUNK = 300, 12
 KNOWN = [Document("known", b"def known_name(first, second):\n    return first + second\n" * 3)]
 HELDOUT = [Document(f"h{i}", bytes(range(65, 91)) * (6 - i)) for i in range(4)]
 FILES = [
@@ -41,7 +41,7 @@ def short():
 
 @pytest.fixture(scope="module")
 def model():
-    return byte_model(levels=LEVELS, num_layers=1)
+    return byte_model(levels=LEVELS, num_layers=1, chunk_size=CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_isolation_is_measured_and_turns_false_when_rows_mix(model, monkeypatch)
 
 
 def test_two_readers_pass_each_other_s_memory_and_counters_start_fresh(model):
-    state = reading._learn(model, torch.stack([encode(d.data[:40]) for d in FILES]))[1]
+    state = reading._learn(model, torch.stack([encode(d.data[:100]) for d in FILES]))[1]
     for shift in (0, 1):
         handed = reading._memory_of(model, state, shift)
         for row in range(3):

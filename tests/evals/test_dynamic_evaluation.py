@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from everlearn.evals.dynamic_evaluation import dynamic_evaluation, score_with
-from everlearn.models import PRESETS
 from everlearn.models.text import encode
-from tests.tiny import CHUNK, TEXT, byte_model
+from tests.tiny import CHUNK, STATES, TEXT, byte_model
 
 IDS = torch.stack([encode(TEXT[:19]), encode(TEXT[10:29])])
 
@@ -34,7 +33,7 @@ def by_hand(model, ids, eta):
     return torch.cat(losses), own
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", STATES)
 def test_each_row_is_a_copy_of_the_model_stepped_by_hand(name):
     """Nineteen bytes: four chunks that are learned from, and two bytes that are only scored."""
     model = byte_model(name)

@@ -138,6 +138,7 @@ def holds_nothing(model, ids):
     pass
 
 
+@pytest.mark.slow  # two processes of their own; how a process's size is read has a test below
 def test_the_peak_is_what_a_step_holds():
     peaks = [footprint.peak_bytes(BASELINE, TINY, step, CPU) for step in (holds_64_mb, holds_nothing)]
     assert 60e6 < peaks[0] - peaks[1] < 75e6
@@ -207,11 +208,12 @@ def test_the_report_has_every_preset_and_says_what_is_missing(monkeypatch):
     held = {BASELINE: 1_000_000}
     monkeypatch.setattr("everlearn.evals.speed.report.peak_bytes", lambda name, *what: held.get(name, 2_500_000))
     said = []
-    report = measure(list(PRESETS), TINY, CPU, rounds=1, on_part=said.append)
+    names = [BASELINE, "delta_net", "titans_mac", "hope_attention", "hope"]
+    report = measure(names, TINY, CPU, rounds=1, on_part=said.append)
     text = markdown(report)
-    for name in PRESETS:
+    for name in names:
         assert text.count(f"\n| {name} | ") == 1
-    assert "titans-pytorch is not installed" in text and said[0].startswith(f"training steps of {len(PRESETS)} presets")
+    assert "titans-pytorch is not installed" in text and said[0].startswith("training steps of 5 presets")
     assert {"delta rule", "mixer of delta_net"} <= set(report.bounds) and "mixer of hope_attention" not in report.bounds
     heads = text.splitlines()[0].split(" | ")
     base = next(line for line in text.splitlines() if line.startswith(f"| {BASELINE} |")).split(" | ")

@@ -57,7 +57,7 @@ def literal(cms: CMS, levels, xs, targets, row: int, reduce: str) -> dict[str, d
     return theta
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     chunk=st.integers(1, 4),
     multiples=st.lists(st.integers(1, 5), min_size=3, max_size=4),

@@ -70,7 +70,8 @@ def lengths_mask(lengths: list[int], size: int) -> Tensor:
     return torch.arange(size) < torch.tensor(lengths)[:, None]
 
 
-@pytest.mark.parametrize("cut", range(LENGTH + 1))
+# at and beside the edges of chunks of 4 and 8, windows of 5 and segments of 6, and with nothing on a side
+@pytest.mark.parametrize("cut", [0, 1, 4, 5, 6, 8, 11, 18, 20, LENGTH])
 def test_reading_in_two_calls_equals_one(layer, cut):
     x = tokens()
     y, state = layer(x)
@@ -91,7 +92,7 @@ def test_token_by_token_equals_one_call(layer):
     assert same_state(state, want)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_ragged_pieces_equal_each_row_read_alone(layer, seed):
     """Rows advance at different speeds; some pieces give a row nothing at all."""
     x = tokens()

@@ -186,8 +186,7 @@ def kill_at(n: int, when: str, patch) -> None:
     patch.setattr(os, "replace", dying)
 
 
-@pytest.mark.parametrize("slots", [None, SLOTS], ids=["archive", "both"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("when", "slots"), [("before", SLOTS), ("after", None)], ids=["both", "archive"])
 def test_killed_at_any_write_and_read_again_is_never_having_stopped(when, slots, tmp_path, monkeypatch):
     """Documents of one piece and of several, one read twice; what was archived before the commit is archived once."""
     model = byte_model(num_layers=1)
@@ -259,6 +258,11 @@ def test_reading_again_keeps_a_version_and_rolling_back_returns_it_bit_for_bit(t
     learner.roll_back_document("ada", "twice")
     kept = next(d for d in learner.documents("ada") if d.name == "twice")
     assert (kept.versions, kept.slots) == (1, len(CATS) - 1)
+    learner.read(CATS[:5], "ada", name="twice", end="open")
+    reading = learner.state("ada")
+    with pytest.raises(ValueError, match="'twice' of user 'ada' is being read"):
+        learner.roll_back_document("ada", "twice")
+    assert learner.state("ada") is reading
     with pytest.raises(ValueError, match="cannot be rolled back without an archive"):
         Learner(learner.model).roll_back_document("ada", "cats")
 

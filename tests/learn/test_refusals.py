@@ -236,17 +236,18 @@ def test_no_token_reads_nothing_and_one_token_predicts_the_next(name):
     assert bits(learner) == before
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@settings(max_examples=12, deadline=None)
+# of each kind of state one: a matrix, what attention sees, both beside an MLP's, and memories that write themselves
+@pytest.mark.parametrize("name", ["delta_net", "transformer++", "titans_mac", "hope"])
+@settings(max_examples=7, deadline=None)
 @given(data=st.data())
 def test_users_who_take_turns_in_any_order_learn_as_if_alone(name, data):
     """Several users, each with texts of any length, read alone or together, closed or open: 1e-10 in float64."""
     model = make(name).double()
-    texts = st.text("abc \n", min_size=1, max_size=19)
+    texts = st.text("abc \n", min_size=1, max_size=13)
     end = st.sampled_from(["open", "flush", "drop"])
     users = st.sets(st.sampled_from(["ada", "bob", "eve"]), min_size=1)
     rounds = data.draw(
-        st.lists(users.flatmap(lambda u: st.tuples(st.fixed_dictionaries(dict.fromkeys(u, texts)), end)), max_size=5)
+        st.lists(users.flatmap(lambda u: st.tuples(st.fixed_dictionaries(dict.fromkeys(u, texts)), end)), max_size=4)
     )
     together, alone = Learner(model), {name: Learner(model) for name in ("ada", "bob", "eve")}
     for pieces, how in rounds:

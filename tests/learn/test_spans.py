@@ -59,7 +59,7 @@ def test_skipping_everything_is_reading_without_learning():
     assert_close(one, two)
 
 
-@pytest.mark.parametrize("cut", range(1, 41, 3))
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 8, 18, 40])
 def test_a_cut_anywhere_keeps_what_is_skipped(cut):
     """Split: also where the tokens that wait for their chunk were saved to a file in between."""
     model = byte_model()

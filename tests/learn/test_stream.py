@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from everlearn.learn import NotFiniteError, learn_chunk, read
 from everlearn.levels import Level
 from everlearn.memory.state import ModelState
-from everlearn.models import PRESETS, Decoder
+from everlearn.models import Decoder
 from tests.models.test_decoder import LEVELS, make, same, tokens
+from tests.tiny import KINDS
 
 C = 4
 
@@ -56,10 +57,10 @@ def literal(model: Decoder, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, 
     return torch.cat(nll), dict(copy.named_parameters())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_reading_is_eq_71_written_out(name):
     """[NL eq. 71] through a whole decoder, with the clip, against a model whose parameters are stepped by hand."""
-    model, ids = make(name), tokens(2, 8 * C + 1)
+    model, ids = make(name), tokens(2, 4 * C + 1)
     report, state = run(model, ids)
     for row in range(2):
         nll, parameters = literal(model, ids[row])
@@ -69,24 +70,25 @@ def test_reading_is_eq_71_written_out(name):
                 for part in ("gate", "up", "down"):
                     expected = parameters[f"{layer}.mlps.{level.name}.{part}.weight"]
                     same(state.memory[layer][f"{level.name}.{part}"][row], expected)
-    assert report.steps["fast"].tolist() == [8, 8]
-    assert report.steps["slow"].tolist() == [4, 4]
+    assert report.steps["fast"].tolist() == [4, 4]
+    assert report.steps["slow"].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_learning_helps_on_a_repeated_text(name):
     model = make(name)
-    ids = tokens(1, 12).repeat(1, 20)
+    ids = tokens(1, 12).repeat(1, 14)
     report, _ = run(model, ids)
-    frozen, _ = run(model, ids, learn=False)
-    assert report.nll[0, -60:].mean() < 0.6 * frozen.nll[0, -60:].mean()
+    frozen = F.cross_entropy(model(ids[:, :-1])[0][0], ids[0, 1:], reduction="none").detach()
+    assert report.nll[0, -36:].mean() < 0.6 * frozen[-36:].mean()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_any_cut_and_token_by_token_give_the_same(name):
-    model, ids = make(name), tokens(2, 19)
+    model, ids = make(name), tokens(2, 14)
     whole, end = run(model, ids)
-    for cut in range(1, 19):
+    # at the edges of chunks of 4, beside them, and where both levels have stepped
+    for cut in (1, 4, 5, 7, 9, 13):
         first, state = run(model, ids[:, :cut])
         second, state = run(model, ids[:, cut:], state)
         torch.testing.assert_close(
@@ -94,15 +96,15 @@ def test_any_cut_and_token_by_token_give_the_same(name):
         )
         assert_same_state(state, end)
     state, nll = None, []
-    for t in range(19):
+    for t in range(14):
         report, state = run(model, ids[:, t : t + 1], state)
         nll.append(report.nll)
     torch.testing.assert_close(torch.cat(nll, 1), whole.nll, atol=1e-10, rtol=1e-10, equal_nan=True)
     assert_same_state(state, end)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@settings(max_examples=12, deadline=None)
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_ragged_padded_rows_learn_as_if_alone(name, data):
     model = make(name)
@@ -123,7 +125,7 @@ def test_ragged_padded_rows_learn_as_if_alone(name, data):
         torch.testing.assert_close(after.nll[row], follow.nll[0], atol=1e-10, rtol=1e-10, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_another_rows_content_changes_no_bit(name):
     model, ids = make(name), tokens(2, 18)
     other = ids.clone()
@@ -133,7 +135,7 @@ def test_another_rows_content_changes_no_bit(name):
     assert not torch.equal(a[1, 1:], b[1, 1:])
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_reading_without_learning_leaves_the_weights_alone_and_scores_like_forward(name):
     model, ids = make(name), tokens(2, 17)
     report, state = run(model, ids, learn=False)
@@ -159,7 +161,7 @@ def test_empty_text_and_eta_zero_are_the_identity():
             assert torch.equal(state.memory[layer][leaf], still.initial_state(2).memory[layer][leaf])
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("levels", [(), LEVELS], ids=["mlp", "cms"])
 def test_every_parameter_gets_a_gradient_from_the_last_chunk(name, levels):
     """Three chunks and five tokens, loss on the last ones only: nothing is cut off from the outer gradient."""
@@ -174,7 +176,7 @@ def test_every_parameter_gets_a_gradient_from_the_last_chunk(name, levels):
         assert math.isfinite(norm := float(parameter.grad.norm())) and norm > 1e-8, (label, norm)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_learned_start_is_reached_through_the_writes(name):
     """With the start's direct read cut off, its gradient comes through what was written on top of it."""
     model, ids = make(name), tokens(2, 3 * C + 6)
@@ -206,9 +208,9 @@ def test_a_chunk_that_is_not_finite_is_refused_and_changes_nothing():
 
 
 def test_repetition_does_not_blow_up():
-    """The blow-up test: one token 1,200 times, in float32, with large steps."""
+    """The blow-up test: one token 600 times, in float32, with large steps."""
     model = make("delta_net", [Level("fast", 4, 1.0), Level("slow", 16, 1.0)]).float()
-    report, state = run(model, torch.full((1, 1200), 7))
+    report, state = run(model, torch.full((1, 600), 7))
     assert bool(report.nll[0, 1:].isfinite().all())
     assert (
         max(float(t.abs().max()) for parts in state.memory.values() for t in parts.values() if t.is_floating_point())

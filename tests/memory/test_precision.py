@@ -255,3 +255,13 @@ def test_statistics_are_values():
     memory.write(phi, y)
     assert torch.equal(before.sums, sums) and isinstance(before, ClassStatistics)
     assert torch.equal(lda(before, 0.1)[0], lda(learned(phi, y).statistics, 0.1)[0])
+
+
+def test_features_too_small_for_the_grid_are_told():
+    """All of them would be zero; one that is not, or a record that is zero itself, says nothing."""
+    phi, y = torch.full((2, D), 1e-6), ["a", "b"]
+    with pytest.warns(UserWarning, match=r"at most 1.0e-06 are all rounded to 0 on a grid of 1.5e-05.*resolution"):
+        PrecisionMemory(D).write(phi, y)
+    PrecisionMemory(D, resolution=2.0**-40).write(phi, y)
+    PrecisionMemory(D).write(torch.zeros(2, D), y)
+    PrecisionMemory(D).write(torch.cat([phi[:1], 1e-3 + phi[1:]]), y)

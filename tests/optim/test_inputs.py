@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -269,6 +272,47 @@ def steps(model, optimizer, rows, *, average=False):
         optimizer.step()
 
 
+class TwoThreads:
+    """What torch.distributed does for two processes, done for two threads."""
+
+    def __init__(self):
+        self.barrier, self.given = threading.Barrier(2, timeout=60), {}
+
+    def exchange(self, tensor):
+        self.given[threading.get_ident()] = tensor.clone()
+        self.barrier.wait()
+        both = list(self.given.values())
+        self.barrier.wait()
+        return both
+
+    def all_reduce(self, tensor, group=None):
+        tensor.copy_(sum(self.exchange(tensor)))
+
+    def all_gather(self, parts, tensor, group=None):
+        for part, given in zip(parts, self.exchange(tensor), strict=True):
+            part.copy_(given)
+
+
+@pytest.mark.parametrize("name", ["dgd", "owm", "sketch"])
+def test_two_that_read_half_a_batch_each_and_add_up_are_one(name, monkeypatch):
+    """With averaged gradients, in float64; sums in another order are all that differs."""
+    together = TwoThreads()
+    whole = network()
+    steps(whole, WAYS[name](whole), slice(None))
+    halves = [network(), network()]
+    optimizers = [WAYS[name](half) for half in halves]
+    for call in ("all_reduce", "all_gather"):
+        monkeypatch.setattr(torch.distributed, call, getattr(together, call))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    rows = [slice(0, 4), slice(4, 8)]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(partial(steps, average=True), halves, optimizers, rows))
+    for half in halves:
+        torch.testing.assert_close(list(half.parameters()), list(whole.parameters()), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     """With averaged gradients and under FSDP2, in float64; sums in another order are all that differs."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}

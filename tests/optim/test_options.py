@@ -293,6 +293,10 @@ def test_every_option_reaches_the_rule(kind):
             lambda w: optim.M3([{"params": w, "elementwise": True, "betas": (0.9, 1.0)}]),
             r"betas are \(0.9, 1.0\); both must be in \[0, 1\)",
         ),
+        (
+            lambda w: optim.M3([{"params": w, "elementwise": True, "betas": (0.9,)}]),
+            r"betas are \(0.9,\); both must be in \[0, 1\)",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(make, message):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from everlearn.recipes import image_files
-from everlearn.recipes.image_files import cut_out, folder, hub
-from everlearn.recipes.images import TensorImages, deal, digits
+from everlearn.recipes.image_files import folder, hub
+from everlearn.recipes.images import TensorImages, digits
 
 Image = pytest.importorskip("PIL.Image")
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -63,13 +63,6 @@ def test_noise_changes_as_many_classes_as_it_says_and_no_test_image():
         images.with_label_noise(1.5, seed=0)
 
 
-def test_dealing_leaves_each_class_on_both_sides():
-    first, second = deal([0] * 10 + [1] * 2 + [2], 0.3, 0)
-    labels = torch.tensor([0] * 10 + [1] * 2 + [2])
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(13))
-    assert torch.bincount(labels[second], minlength=3).tolist() == [3, 1, 0]
-
-
 def test_a_hash_tells_images_apart():
     one = TensorImages(
         ("a", "b"), torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), torch.zeros(1, 1, 2, 2), torch.tensor([0])
@@ -103,17 +96,6 @@ def test_a_folder_may_hold_its_own_parts_and_grey_is_one_channel(tmp_path):
     (batch, labels), *more = images.test_batches(5)
     assert batch.shape == (1, 1, 8, 8) and labels.tolist() == [2] and not more
     assert images.fingerprint() == folder(tmp_path, 8, channels=1).fingerprint() != folder(tmp_path, 9).fingerprint()
-
-
-def test_the_middle_is_cut_out_of_an_image_whose_shorter_side_is_an_eighth_larger():
-    """A ramp from left to right, 32 x 16: at size 14 it becomes 32 x 16 itself, and columns 9 to 22 are the middle."""
-    ramp = (torch.arange(32) * 8).to(torch.uint8).expand(1, 16, 32)
-    middle = cut_out(ramp, 14, None)
-    torch.testing.assert_close(middle[0], (torch.arange(9, 23) * 8 / 127.5 - 1).expand(14, 14), rtol=0, atol=1e-5)
-    seen = {tuple(cut_out(ramp, 14, torch.Generator().manual_seed(n))[0, 0].tolist()) for n in range(40)}
-    assert len(seen) >= 15
-    falling = [row for row in seen if row[0] > row[-1]]
-    assert 4 < len(falling) < len(seen) - 4, "about half of them are mirrored"
 
 
 @pytest.mark.parametrize(

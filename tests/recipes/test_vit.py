@@ -148,6 +148,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_saved(tmp_pat
     [
         ({"batch_size": 0}, "batch_size is 0; a step takes at least one image"),
         ({"clip": -1.0}, "clip is -1.0; it must be a number above 0"),
+        ({"seed": -1}, "seed is -1; it must be a whole number from 0"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424; it must be a whole number from 0"),
         ({"smoothing": 1.0}, r"smoothing is 1.0; it must lie in \[0, 1\)"),
         ({"optimizer": "sgdd"}, "optimizer 'sgdd' is unknown; the names are adamw, momentum"),
         ({"model": dataclasses.replace(SHAPE, num_classes=3)}, r"takes \(channels, pixels, classes\) \(1, 4, 3\)"),
@@ -204,6 +206,31 @@ def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(tmp_path, capsy
     monkeypatch.setattr(ViTTrainer, "step", step)
     assert vit.main(words) == 0
     assert "goes on after step 2 of 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--save-every", "0"], "save_every is 0; it counts steps"),
+        (["--test-every", "-3"], "test_every is -3; it counts steps"),
+        (["--patch-size", "0"], "patch_size is 0; it must be a whole number of at least 1"),
+        (["--data", ".", "--image-size", "0"], "images of 0 pixels are none"),
+        (["--out", "/proc/none"], "/proc/none"),
+    ],
+)
+def test_a_command_that_cannot_be_is_one_line(tmp_path, capsys, words, message):
+    assert vit.main(["--out", str(tmp_path / "run"), "--steps", "2", "--batch-size", "2", *words]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"run": {}}'])
+def test_a_damaged_run_is_refused(tmp_path, damage):
+    vit.run(config(steps=4), IMAGES, tmp_path)
+    (tmp_path / "run.json").write_text(damage)
+    for act in (lambda: vit.run(config(steps=4), IMAGES, tmp_path), lambda: vit.load(tmp_path)):
+        with pytest.raises(ValueError, match=r"run\.json is not what a run wrote; restore it"):
+            act()
 
 
 @pytest.mark.slow

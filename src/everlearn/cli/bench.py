@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from everlearn.cli.options import DeviceName, File, JsonTarget, Quick
+from everlearn.cli.options import DeviceName, File, JsonTarget, Text, Whole
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,15 @@ class Options:
     against its own matrix products, beside a plain Transformer of the same size. All ratios are taken in turn within
     one process; about ten minutes on one core.
 
-    clinc, banking, dbpedia, digits: classes arrive a few at a time, every record once. Settings are chosen on
+    clinc, banking, dbpedia, digits, images: classes arrive a few at a time, every record once. Settings are chosen on
     validation records with the same number of candidates for every strategy, all of which are printed; then each
-    strategy is measured on the test records, beside a probe that is trained anew each time. Interrupted, the same
-    command goes on. clinc-mixed is the split of other authors, never to be compared with clinc.
+    strategy is measured on the test records, beside a probe that is trained anew each time. A second table says what
+    accuracy costs: CPU seconds and bytes at which each equals a reference. Interrupted, the same command goes on.
+    clinc-mixed is the split of other authors, never to be compared with clinc. images: any folder with one subfolder of
+    images for each class, or with such folders named train and test.
     """
 
-    what: tyro.conf.Positional[Literal["speed", "clinc", "clinc-mixed", "banking", "dbpedia", "digits"]]
+    what: tyro.conf.Positional[Literal["speed", "clinc", "clinc-mixed", "banking", "dbpedia", "digits", "images"]]
     """what to measure"""
     presets: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """speed: names of presets; all of them when left out"""
@@ -34,15 +36,28 @@ class Options:
     threads: int = 1
     """speed: threads of the CPU; the clock adds up the time of all"""
     data: File = None
-    """texts: folder of the data set; without it, it is loaded from the hub"""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """texts: a model's name on the hub or its folder, or hashed for counts of letters that need no model"""
+    """texts: folder of the data set; without it, it is loaded from the hub. images: their folder"""
+    encoder: Text = None
+    """a model's name on the hub or its folder. texts: sentence-transformers/all-MiniLM-L6-v2 when left out, or hashed
+    for counts of letters that need no model. images: random features of the pixels when left out"""
+    side: Whole = None
+    """images without a model: height and width that they are brought to; 32 when left out"""
     strategies: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """classes: names of strategies, or all; a quick choice of each family when left out"""
     stream: str = "tasks"
-    """classes: tasks, domains, single, joint, uneven, returning, repeats, wrong-10, wrong-20 or epochs-5"""
+    """classes: tasks (some at a time, dealt at random), domains (one domain after the other), single (one at a time),
+    joint (all at once), uneven (seven groups, each half of what is left), returning (0.3 of a class's records come with
+    later ones), repeats (0.3 of the records come again), wrong-10, wrong-20 (that many percent have a wrong label) or
+    epochs-5 (each group five times)"""
+    per_experience: Whole = None
+    """classes: how many arrive at a time; when left out, that of the data set, or a fifth of the classes of images"""
     misspelt: float = 0.0
     """texts: share of the training texts that get a typing error"""
+    reference: Text = None
+    """classes: the strategy whose accuracy the others' cost is compared at; streaming_lda, or else the one that ends
+    best, when left out"""
+    margin: float = 1.0
+    """classes: points of accuracy by which another may stay below the reference"""
     seeds: int = 3
     """classes: orders of arrival"""
     workers: int = 1
@@ -50,7 +65,8 @@ class Options:
     out: Path = Path("bench")
     """classes: folder of features, rows and pictures"""
     device: DeviceName = "auto"
-    quick: Quick = False
+    quick: bool = False
+    """speed: smaller sizes and fewer rounds. classes: one order, and the first settings of each strategy, not chosen"""
     json: JsonTarget = None
 
 

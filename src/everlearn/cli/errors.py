@@ -28,6 +28,8 @@ REPAIRS = {
     errno.EISDIR: (BAD_INPUT, "a file is needed here, not a folder"),
     errno.EEXIST: (BAD_INPUT, "choose a new path or remove this one"),
     errno.EFBIG: (FAILED, "raise the limit on the size of files (ulimit -f) and run the same command again"),
+    errno.EIO: (FAILED, "check the disk, or choose a path on another one"),
+    errno.EBUSY: (FAILED, "wait for the other process and run the same command again"),
     errno.ELOOP: (BAD_INPUT, "the path is a circle of links; choose another one"),
     errno.ENAMETOOLONG: (BAD_INPUT, "choose a shorter path"),
 }

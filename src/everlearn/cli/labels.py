@@ -250,7 +250,11 @@ def open_classifier(
     features = _sentences(encoder) or HashedText(FEATURES)
     memory = PrecisionMemory(features.dim, half_life=half_life)
     made = Classifier(features, memory, ledger=folder / LEDGER if ledger else None)
-    return made, {} if encoder is None else {"encoder": encoder}
+    notes = {} if encoder is None else {"encoder": encoder}
+    if ledger:
+        # before the first record: what a killed process has left in a ledger is told by the state beside it
+        made.save(path, notes)
+    return made, notes
 
 
 def _sentences(place: str | None) -> Encoder | None:

@@ -29,7 +29,7 @@ VERBS = {
     "eval": "measure a memory on other text or records; learns nothing",
     "paper": "show where an equation of the paper lives in the code and in the tests",
     "describe": "take a model apart into nested levels: a table, JSON, a drawing; ours or from Hugging Face",
-    "bench": "measure speed and memory of the presets beside a plain Transformer of the same size",
+    "bench": "measure the presets beside a plain Transformer, or what learners keep of classes that keep coming",
     "doctor": "show what this machine offers: device, threads, versions, memory, disk",
 }
 

@@ -59,6 +59,11 @@ def run(options: Options) -> int:
                 f"{options.state} has no threshold for what is unknown; choose one: "
                 f"{command('memory', 'calibrate', 'VALIDATION.jsonl', state=options.state)}"
             )
+        if options.unknown and UNKNOWN in classifier.labels:
+            raise UserError(
+                f"{options.state} has a class {UNKNOWN!r}, which could not be told from a text of no class; leave out "
+                "--unknown, or learn that class under another label"
+            )
         if options.top < 1:
             raise UserError(f"--top {options.top} asks for no label; give a number >= 1")
         found = classifier.explain(texts, top=options.top)

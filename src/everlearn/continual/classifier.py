@@ -64,11 +64,8 @@ class Classifier:
         self._writing = threading.RLock()
         self._wants_ledger = False
         self.ledger = self._open_ledger(ledger) if ledger is not None else None
-        if self.ledger is not None and self.ledger.counts != self.counts:
-            raise ValueError(
-                f"the ledger {ledger} holds {len(self.ledger):,} records, this classifier "
-                f"{sum(self.counts.values()):,}; load its state, Classifier.load(path, ledger=...), or give a new path"
-            )
+        if self.ledger is not None:
+            self._check_ledger(self.ledger)
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -260,6 +257,9 @@ class Classifier:
         Args:
             path: the file; see `memory.codec`. A classifier with a ledger has one state file, written over each time.
             notes: JSON data that is kept with it, such as how far a stream has been learned.
+        Raises:
+            ValueError: its ledger is not open, or was changed by another classifier; nothing was written.
+            OSError: the disk refuses the state or the ledger.
         """
         self._check_open()
         with self._writing:
@@ -268,6 +268,7 @@ class Classifier:
             if self.calibration is not None:
                 meta["calibration"] = self.calibration.to_json()
             if self.ledger is not None:
+                self._check_ledger(self.ledger)
                 meta["ledger"] = {"generation": self.ledger.commit(), "checksum": self.ledger.checksum}
             save_tensors(Path(path), tensors, meta)
             if self.ledger is not None:
@@ -313,6 +314,7 @@ class Classifier:
                 raise ValueError(f"the ledger {ledger} is not there; give the path of the one that belongs to {path}")
             made.ledger = made._open_ledger(ledger)
             made.ledger.open_at(**meta["ledger"])
+            made._check_ledger(made.ledger)
         return made, meta["notes"]
 
     def _open_ledger(self, path: Path | str) -> Ledger:
@@ -329,6 +331,14 @@ class Classifier:
         self._check_open()
         with self._writing, self.ledger.change() if self.ledger is not None else nullcontext():
             yield self.ledger
+
+    def _check_ledger(self, ledger: Ledger) -> None:
+        """Refuse a ledger of other records than the classifier's."""
+        if ledger.counts != self.counts:
+            raise ValueError(
+                f"the ledger {ledger.path} holds {len(ledger):,} records, this classifier "
+                f"{sum(self.counts.values()):,}; load its state, Classifier.load(path, ledger=...), or give a new path"
+            )
 
     def _check_open(self) -> None:
         """Refuse to change what a ledger describes while it is not open."""

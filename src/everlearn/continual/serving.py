@@ -42,13 +42,18 @@ class Serving:
         self.classifier, self.pause = classifier, pause
         self._snapshot: Snapshot | None = None
         self._solving: Future[None] | None = None
-        self._begun = -float("inf")
+        self._begun, self._closed = -float("inf"), False
         self._asking = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "everlearn-solve")
         self._solve()
 
     def learn(self, items: Any, labels: Sequence[Label] | Tensor) -> list[str]:
-        """Learn as `Classifier.learn` does, and have it solved."""
+        """Learn as `Classifier.learn` does, and have it solved.
+
+        Raises:
+            ValueError: as `Classifier.learn`, or after `close`; nothing was learned.
+        """
+        self._check_open()
         ids = self.classifier.learn(items, labels)
         self._refresh()
         return ids
@@ -65,9 +70,10 @@ class Serving:
         """Answer as `Classifier.predict` does, from the last solved snapshot and without waiting.
 
         Raises:
-            ValueError: as `Classifier.predict`; also while the very first classes are still being solved.
+            ValueError: as `Classifier.predict`; also before the first classes are solved, and after `close`.
             Exception: what made the last solve fail.
         """
+        self._check_open()
         last = self._solving
         self._refresh()
         if last is not None and last.done():
@@ -80,10 +86,12 @@ class Serving:
 
     def wait(self) -> None:
         """Return once all that was learned until now is answered with."""
+        self._check_open()
         self._pool.submit(self._solve).result()
 
     def close(self) -> None:
-        """End the thread in the background; the classifier stays as it is."""
+        """End the thread in the background; the classifier stays as it is, and is asked itself from then on."""
+        self._closed = True
         self._pool.shutdown()
 
     def __enter__(self) -> Self:
@@ -93,6 +101,13 @@ class Serving:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(
+                "this service is closed, so nothing new would ever be solved; ask the classifier itself, or make "
+                "another Serving(classifier)"
+            )
 
     def _refresh(self) -> None:
         """Have the newest state solved, unless that is under way; never waits."""

@@ -136,6 +136,26 @@ def grouped(
     return Stream(tuple(experiences), test.take(torch.isin(test.y, torch.tensor(dealt)).nonzero().squeeze(1)))
 
 
+def deal(labels: Sequence[int], share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Deal numbers into two parts, class by class: at least one of each class on both sides where it has two.
+
+    Args:
+        labels: class of each.
+        share: of the second part, in (0, 1).
+        seed: of the order.
+    Returns:
+        the numbers of the first and of the second part, each in rising order.
+    """
+    dice = torch.Generator().manual_seed(seed)
+    known = torch.as_tensor(labels)
+    second = torch.zeros(len(known), dtype=torch.bool)
+    for label in known.unique():
+        own = (known == label).nonzero()[:, 0]
+        count = min(len(own) - 1, max(1, round(share * len(own))))
+        second[own[torch.randperm(len(own), generator=dice)[:count]]] = True
+    return (~second).nonzero()[:, 0], second.nonzero()[:, 0]
+
+
 def digits() -> tuple[Split, Split, Split]:
     """Return scikit-learn's handwritten digits as train, validation and test: 1,077, 270 and 450 images.
 

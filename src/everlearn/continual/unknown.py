@@ -161,6 +161,8 @@ def calibrate(
 def fit_temperature(scores: Tensor, index: Tensor, steps: int = 60) -> float:
     """Return the temperature under which the labels are most likely, by golden section between e^-5 and e^9.
 
+    Where none is better than 1, as with one class or where every answer is right beyond doubt, it is 1.
+
     Args:
         scores: [B, C].
         index: the right column of each row, [B].
@@ -174,7 +176,8 @@ def fit_temperature(scores: Tensor, index: Tensor, steps: int = 60) -> float:
     for _ in range(steps):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)
-    return math.exp((low + high) / 2)
+    found = (low + high) / 2
+    return math.exp(found) if loss(found) < loss(0.0) else 1.0
 
 
 def calibration_error(share: Tensor, right: Tensor) -> float:

@@ -80,23 +80,12 @@ def stack_levels(
         ValueError: a mixture of experts, an unknown structure or choice, a model that is stacked already, the bare
             base of a hybrid, or one whose logits are not finite or would change; the model is left as it was.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"got {model!r:.60} where a model is needed; load it first: "
-            "transformers.AutoModelForCausalLM.from_pretrained(NAME), and the same for its tokenizer"
-        )
-    if any(isinstance(module, StackedLinear) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} has levels already; call unstack() on the stacked model first")
+    _check_model(model)
     hybrid = model if isinstance(model, ReplacedModel) else None
     if hybrid is not None:
         model, family = hybrid.base, hybrid.family if family is None else family
         tokenizer = hybrid.tokenizer if tokenizer is None else tokenizer
         window = hybrid.config.window if window is None else window
-    elif standing := places(model):
-        raise ValueError(
-            f"{type(model).__name__} holds memories in the place of {', '.join(standing)}, and only the hybrid knows "
-            "which; give stack_levels the ReplacedModel itself"
-        )
     if family is None and (isinstance(weights, str) or layers != "all" or isinstance(form, Copies)):
         family = find_family(model)
     config = StackConfig(
@@ -133,14 +122,7 @@ def stack_levels(
         )
     stacked = StackedModel(model, tokenizer, config, matrices, deltas, sight, hybrid)
     try:
-        with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):
-            after = model(input_ids=probe, use_cache=True, **_carried(hybrid)).logits
-        wrong = check_same(before, after, exact=form.exact(len(deltas.read_levels)))
-        if wrong:
-            raise ValueError(
-                f"the logits of {type(model).__name__} {wrong} with form {form}, and must not change; it was left as "
-                "it was; use form=additive, which touches outputs only"
-            )
+        _check_unchanged(stacked, before, probe)
     except BaseException:
         stacked.unstack()
         raise
@@ -164,16 +146,44 @@ def load_adapter(model: nn.Module, folder: Path | str, tokenizer: Any = None) ->
     adapter.check_base(model.base if isinstance(model, ReplacedModel) else model, meta, Path(folder))
     config = StackConfig.from_dict(meta["config"])
     stacked = stack_levels(model, tokenizer, **vars(config))
-    stacked.deltas.set_starts(starts)
-    if state is None:
-        return stacked, None
-    state = state.map(lambda tensor: tensor.to(stacked.device))
     try:
-        check_fits(state, stacked.initial_state(state.batch_size), str(folder))
+        stacked.deltas.set_starts(starts)
+        if state is not None:
+            state = state.map(lambda tensor: tensor.to(stacked.device))
+            check_fits(state, stacked.initial_state(state.batch_size), str(folder))
     except ValueError:
         stacked.unstack()
         raise
     return stacked, state
+
+
+def _check_model(model: Any) -> None:
+    """Refuse what no levels can be stacked on."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"got {model!r:.60} where a model is needed; load it first: "
+            "transformers.AutoModelForCausalLM.from_pretrained(NAME), and the same for its tokenizer"
+        )
+    if any(isinstance(module, StackedLinear) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} has levels already; call unstack() on the stacked model first")
+    if not isinstance(model, ReplacedModel) and (standing := places(model)):
+        raise ValueError(
+            f"{type(model).__name__} holds memories in the place of {', '.join(standing)}, and only the hybrid knows "
+            "which; give stack_levels the ReplacedModel itself"
+        )
+
+
+def _check_unchanged(stacked: StackedModel, before: Tensor, probe: Tensor) -> None:
+    """Refuse levels that move the logits before they have learned anything."""
+    with torch.no_grad(), stacked.using(stacked.initial_state(len(probe))):
+        after = stacked.base(input_ids=probe, use_cache=True, **_carried(stacked.hybrid)).logits
+    form = stacked.config.form
+    wrong = check_same(before, after, exact=form.exact(len(stacked.deltas.read_levels)))
+    if wrong:
+        raise ValueError(
+            f"the logits of {type(stacked.base).__name__} {wrong} with form {form}, and must not change; it was left "
+            "as it was; use form=additive, which touches outputs only"
+        )
 
 
 def _carried(hybrid: ReplacedModel | None) -> dict[str, MemoryCache]:

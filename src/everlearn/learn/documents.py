@@ -169,7 +169,7 @@ def without_last_reading(memories: Memories, slots: SlotMemory | None, user: str
     """Return a user's state without the slots of the reading that `Archive.roll_back` is about to take back.
 
     Raises:
-        ValueError: there is no archive, or the document is not in it.
+        ValueError: there is no archive, the document is not in it, or it is being read.
     """
     state, archive = memories.state(user), memories.archive(user)
     if archive is None:
@@ -178,6 +178,12 @@ def without_last_reading(memories: Memories, slots: SlotMemory | None, user: str
             "earlier state(user) with restore()"
         )
     entry = archive.entry(name)
+    reading = open_document(state)
+    if reading is not None and reading.name == entry.name:
+        raise ValueError(
+            f"document {entry.name!r} of user {user!r} is being read, so its last reading is not over; end it first "
+            "with close(user), or drop it with forget_document(user, name)"
+        )
     # readings of one name follow each other, so the earlier one ended before this one began
     earlier = -1 if entry.before is None else int(entry.before.tokens_seen[0])
     starts = [d.start for d in read_documents(state) if d.name == entry.name and d.start >= earlier]

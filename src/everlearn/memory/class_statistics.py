@@ -142,10 +142,11 @@ def as_labels(y: Sequence[Label] | Tensor) -> list[Label]:
     """Return labels as Python text and integers; tensors and numpy's kinds are welcome.
 
     Raises:
-        ValueError: one bare text, or a label of another kind.
+        ValueError: one bare text or number, or a label of another kind.
     """
-    if isinstance(y, str):
-        raise ValueError(f"labels are one text, {y!r}; give a list with one label for each item")
+    if isinstance(y, str | int) or (isinstance(y, Tensor) and not y.ndim):
+        what = "text" if isinstance(y, str) else "number"
+        raise ValueError(f"labels are one {what}, {y!r}; give a list with one label for each item")
     return [_as_label(value) for value in (y.tolist() if isinstance(y, Tensor) else y)]
 
 

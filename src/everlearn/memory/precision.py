@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -255,13 +256,23 @@ class PrecisionMemory:
     def records(self, phi: Tensor, y: Sequence[Label] | Tensor) -> tuple[Tensor, list[Label]]:
         """Return records as they are summed: features on the grid, [B, D] float64, and B labels.
 
+        It warns where all of them become zero, because their features are too small for the grid.
+
         Raises:
             ValueError: as `write`.
         """
         phi, labels = self.features(phi), as_labels(y)
         if len(phi) != len(labels):
             raise ValueError(f"{len(phi)} records came with {len(labels)} labels; give one label for each record")
-        return (phi / self.resolution).round() * self.resolution, labels
+        rounded = (phi / self.resolution).round() * self.resolution
+        if bool(phi.any()) and not bool(rounded.any()):
+            warnings.warn(
+                f"features of at most {float(phi.abs().max()):.1e} are all rounded to 0 on a grid of "
+                f"{self.resolution:.1e}, so nothing can be learned of them; scale them to about 1 in the encoder, or "
+                "make the memory with a smaller resolution",
+                stacklevel=3,
+            )
+        return rounded, labels
 
     def features(self, phi: Tensor) -> Tensor:
         """Return features as float64 once they fit.

@@ -1,4 +1,4 @@
-"""A pretrained model and its tokenizer, from a folder or from the hub; loaded where it is, never copied."""
+"""A pretrained model and its tokenizer or image processor, from a folder or the hub; loaded where it is, not copied."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 PATIENCE = 5.0  # seconds that the hub has to answer at all
@@ -31,7 +32,9 @@ def load_base(name: str | Path) -> tuple[nn.Module, Any]:
     return load_pretrained(name, AutoModelForCausalLM, "causal language model")
 
 
-def load_pretrained(name: str | Path, kind: Any, what: str) -> tuple[nn.Module, Any]:
+def load_pretrained(
+    name: str | Path, kind: Any, what: str, *, beside: Any = None, beside_name: str = "tokenizer"
+) -> tuple[nn.Module, Any]:
     """Load a pretrained model of some kind and its tokenizer; safetensors alone, and no code that comes with it.
 
     A model that the cache holds is taken from there without asking the hub, so that it loads at once, without a network
@@ -42,11 +45,14 @@ def load_pretrained(name: str | Path, kind: Any, what: str) -> tuple[nn.Module, 
             kept in the cache of Hugging Face.
         kind: a class of transformers with `from_pretrained`, such as AutoModel.
         what: what it is, for messages.
+        beside: a class of transformers for what prepares the model's inputs, such as AutoImageProcessor; AutoTokenizer
+            when None.
+        beside_name: what that is, for messages.
     Returns:
-        model: in evaluation mode.
-        tokenizer: its tokenizer.
+        model: in evaluation mode; weights that its file lacks are drawn from a fixed seed.
+        tokenizer: its tokenizer, or what `beside` makes.
     Raises:
-        ValueError: no such model there, or none with a tokenizer.
+        ValueError: no such model there, none with a tokenizer, or a library that it needs is missing.
     """
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
@@ -59,16 +65,21 @@ def load_pretrained(name: str | Path, kind: Any, what: str) -> tuple[nn.Module, 
     if folder.is_absolute() and not (folder / "config.json").is_file():
         got = "holds no model (config.json is missing)" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder} {got}; give a folder that save_pretrained wrote, or a model's name on the hub")
-    if not folder.is_absolute():
-        with suppress(OSError, ValueError, KeyError):
-            return _load(place, kind, local_files_only=True)
-        check_reachable(place)
     try:
-        return _load(place, kind)
-    except (OSError, ValueError, KeyError) as error:
-        why = str(error).strip().splitlines()
+        if not folder.is_absolute():
+            with suppress(OSError, ValueError, KeyError):
+                return _load(place, kind, beside, beside_name, local_files_only=True)
+            check_reachable(place)
+        return _load(place, kind, beside, beside_name)
+    except ImportError as error:
+        why = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"no {what} can be loaded from {place!r} ({why[0] if why else error!r}); "
+            f"the {what} of {place!r} needs a library that is not installed ({why}); install it, or give another model"
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"no {what} can be loaded from {place!r} ({reason}); "
             "give a folder that save_pretrained wrote, or a model's name on the hub"
         ) from None
 
@@ -96,16 +107,20 @@ def check_reachable(name: str) -> None:
             ) from None
 
 
-def _load(place: str, kind: Any, **options: bool) -> tuple[nn.Module, Any]:
+def _load(place: str, kind: Any, beside: Any, beside_name: str, **options: bool) -> tuple[nn.Module, Any]:
     """Load both as `from_pretrained` does."""
     from transformers import AutoTokenizer
 
-    model = kind.from_pretrained(place, use_safetensors=True, **options)
+    # a model is known by a hash of its weights: those that no file holds must be the same each time
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind.from_pretrained(place, use_safetensors=True, **options)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        made = (beside or AutoTokenizer).from_pretrained(place, **options)
     except (OSError, ValueError, KeyError):
-        raise ValueError("no tokenizer is there; save it too, with tokenizer.save_pretrained(FOLDER)") from None
-    return model.eval(), tokenizer
+        call = f"{beside_name.replace(' ', '_')}.save_pretrained(FOLDER)"
+        raise ValueError(f"no {beside_name} is there; save it too, with {call}") from None
+    return model.eval(), made
 
 
 def where_is(name: str | Path) -> str:

@@ -122,6 +122,22 @@ class RuleOptimizer(torch.optim.Optimizer, ABC):
             for _, weight in self._parameters():
                 self.inputs.forget(weight)
 
+    def load_state_dict(self, state_dict: Group) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: a group of the state lacks an option of this optimizer, so it is another's; nothing has changed.
+        """
+        for number, group in enumerate(state_dict["param_groups"]):
+            own = ADAMW if group.get("elementwise", False) else {**self.options, "step": 0}
+            missing = [name for name in ("lr", "weight_decay", "elementwise", *own) if name not in group]
+            if missing:
+                raise ValueError(
+                    f"group {number} of the state has no {missing[0]!r}, so {type(self).__name__} has not saved it; a "
+                    "state of the same optimizer is needed: load that one, or begin without a state"
+                )
+        super().load_state_dict(state_dict)
+
     def memories(self) -> list[tuple[Component, list[Tensor]]] | None:
         """Return what the rule keeps, as `describe` shows it, before the first step too.
 
@@ -131,7 +147,7 @@ class RuleOptimizer(torch.optim.Optimizer, ABC):
             return None
         found: dict[Slot, list[tuple[Tensor, int]]] = {}
         for group in self.param_groups:
-            for weight in [weight for weight in group["params"] if weight.requires_grad]:
+            for weight in [weight for weight in group["params"] if weight.requires_grad and weight.numel()]:
                 for slot, size in self._kept(group, weight):
                     found.setdefault(slot, []).append((weight, size))
         title = type(self).__name__
@@ -293,8 +309,10 @@ def _named(group: Group) -> list[tuple[str, Tensor]]:
 
 
 def _stepped(group: Group) -> list[Ready]:
-    """Return the parameters of a group that have a gradient."""
-    return [Ready(name, weight, weight.grad) for name, weight in _named(group) if weight.grad is not None]
+    """Return the parameters of a group that have a gradient; one without any number has nothing to step."""
+    return [
+        Ready(name, weight, weight.grad) for name, weight in _named(group) if weight.grad is not None and weight.numel()
+    ]
 
 
 def _matrix_shape(weight: Tensor) -> tuple[int, ...]:

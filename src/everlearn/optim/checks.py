@@ -57,9 +57,9 @@ def check_options(group: dict[str, Any]) -> None:
         allowed, words, example = RANGES[name]
         if not allowed(value):
             raise ValueError(f"{name} is {value!r}; it must be {words}; try {example}")
-    for value in group.get("betas", ()):
-        if not _share(value):
-            raise ValueError(f"betas are {group['betas']!r}; both must be in [0, 1); try (0.9, 0.999)")
+    betas = group.get("betas")
+    if betas is not None and (len(betas) != 2 or not all(map(_share, betas))):
+        raise ValueError(f"betas are {betas!r}; both must be in [0, 1); try (0.9, 0.999)")
 
 
 def check_weight(name: str, weight: Tensor, real: str | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,60 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from everlearn.recipes.images import Images, deal
+from everlearn.continual.image_files import EXTRA, cut_out, listed, pillow, read_file, to_tensor
+from everlearn.continual.streams import deal
+from everlearn.recipes.images import Images
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 # a part called "test" may come without classes, so it is the last choice
 TEST_FOLDERS = ("validation", "valid", "val", "test")
 TEST_SHARE = 0.1
-MARGIN = 8 / 7  # an image is this much larger than what is cut out of it
-EXTRA = "pip install 'everlearn[vision]'"
-
-
-def to_tensor(picture: Any, channels: int) -> Tensor:
-    """Return a picture of Pillow as a tensor, [C, H, W], uint8.
-
-    Args:
-        picture: of any mode.
-        channels: 3 for colour, 1 for grey.
-    """
-    import numpy
-
-    plain = numpy.asarray(picture.convert("RGB" if channels == 3 else "L"))
-    return torch.from_numpy(plain.copy()).reshape(*plain.shape[:2], channels).permute(2, 0, 1)
-
-
-def cut_out(image: Tensor, size: int, dice: torch.Generator | None) -> Tensor:
-    """Bring an image to one size, from -1 to 1.
-
-    Its shorter side becomes 8/7 of the size, and a square is cut out: the middle, or, where `dice` is given, one at
-    random, mirrored half of the time.
-
-    Args:
-        image: [C, H, W], uint8.
-        size: height and width that are wanted [pixels].
-        dice: of what is random, or None.
-    Returns:
-        [C, size, size].
-    """
-    larger = round(size * MARGIN)
-    height, width = image.shape[1:]
-    scale = larger / min(height, width)
-    # the shorter side is exact, the other at least as long
-    shape = [max(larger, math.floor(side * scale + 0.5)) for side in (height, width)]
-    grown = F.interpolate(image[None].float(), shape, mode="bilinear", antialias=True, align_corners=False)[0]
-    spare = [side - size for side in shape]
-    if dice is None:
-        top, left = (room // 2 for room in spare)
-        mirrored = False
-    else:
-        top, left = (int(torch.randint(room + 1, (), generator=dice)) for room in spare)
-        mirrored = bool(torch.randint(2, (), generator=dice))
-    square = grown[:, top : top + size, left : left + size]
-    return (square.flip(-1) if mirrored else square).clamp(0, 255) / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -117,18 +71,18 @@ def folder(path: Path, image_size: int, channels: int = 3) -> Images:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is no folder; images are read from one with a subfolder for each class; name it")
-    _pillow()
+    pillow()
     tests = [path / name for name in TEST_FOLDERS if (path / name).is_dir()]
     if (path / "train").is_dir() and tests:
-        train = _listed(path / "train")
-        test = _listed(tests[0], least=1)
+        train = listed(path / "train")
+        test = listed(tests[0], least=1)
         if unknown := sorted(set(test) - set(train)):
             raise ValueError(
                 f"{tests[0]} holds a class {unknown[0]!r} that {path / 'train'} lacks; both need the same: "
                 "remove it, or give images of it to train on"
             )
     else:
-        train, test = _held_out(_listed(path))
+        train, test = _held_out(listed(path))
     classes = tuple(sorted(train))
     parts = [[(file, classes.index(name)) for name in sorted(part) for file in part[name]] for part in (train, test)]
     sha = hashlib.sha256(repr((image_size, channels)).encode())
@@ -137,24 +91,6 @@ def folder(path: Path, image_size: int, channels: int = 3) -> Images:
             sha.update(f"{file.relative_to(path).as_posix()}:{file.stat().st_size}:{label};".encode())
     read = partial(read_file, channels=channels)
     return _Lazy(classes, channels, image_size, parts[0], parts[1], read, sha.hexdigest())
-
-
-def read_file(file: Path, channels: int) -> Tensor:
-    """Return the image in a file, [C, H, W], uint8.
-
-    Raises:
-        ValueError: no image that Pillow can read.
-    """
-    image = _pillow()
-    try:
-        with image.open(file) as picture:
-            return to_tensor(picture, channels)
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"{file} cannot be read as an image ({reason}); a whole {', '.join(ENDINGS[:3])} or the like is needed; "
-            "replace or remove the file"
-        ) from None
 
 
 def hub(name: str, image_size: int, channels: int = 3) -> Images:
@@ -171,7 +107,7 @@ def hub(name: str, image_size: int, channels: int = 3) -> Images:
         ValueError: `datasets` is missing, the data set cannot be had, or has no column of images or of classes.
     """
     datasets, parts = _loaded(name)
-    _pillow()
+    pillow()
     train = parts["train"]
     picture = _column(train.features, datasets.Image, name, "images")
     label = _column(train.features, datasets.ClassLabel, name, "classes")
@@ -225,26 +161,6 @@ def _column(features: Mapping[str, Any], kind: type, name: str, what: str) -> st
     )
 
 
-def _listed(path: Path, least: int = 2) -> dict[str, list[Path]]:
-    """Return the image files of each class below a folder."""
-    classes = sorted(place for place in path.iterdir() if place.is_dir() and not place.name.startswith("."))
-    if len(classes) < least:
-        got = f"only {classes[0].name!r}" if classes else "none"
-        raise ValueError(
-            f"{path} holds {got} of the subfolders that stand for classes; at least {least} are needed; "
-            "put the images of each class into a subfolder of its own"
-        )
-    found = {}
-    for place in classes:
-        found[place.name] = sorted(file for file in place.rglob("*") if file.suffix.lower() in ENDINGS)
-        if not found[place.name]:
-            raise ValueError(
-                f"{place} holds no image; a class needs files that end in {', '.join(ENDINGS)}; add some, or remove "
-                "the subfolder"
-            )
-    return found
-
-
 def _held_out(found: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """Hold out a part of each class."""
     train, test = {}, {}
@@ -257,14 +173,3 @@ def _held_out(found: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict
         first, second = deal([0] * len(files), TEST_SHARE, 0)
         train[name], test[name] = [files[i] for i in first.tolist()], [files[i] for i in second.tolist()]
     return train, test
-
-
-def _pillow() -> Any:
-    """Return Pillow's module of images."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError(
-            f"image files need Pillow, which is not installed; it is part of an extra: {EXTRA}; or train on digits"
-        ) from None
-    return Image

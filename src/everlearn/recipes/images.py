@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from everlearn.continual.streams import deal
 
 
 class Images(Protocol):
@@ -124,26 +126,6 @@ class TensorImages:
         labels = self.train_labels.clone()
         labels[wrong] = (labels[wrong] + shift) % len(self.classes)
         return dataclasses.replace(self, train_labels=labels)
-
-
-def deal(labels: Sequence[int], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Deal numbers into two parts, class by class: at least one of each class on both sides where it has two.
-
-    Args:
-        labels: class of each.
-        share: of the second part, in (0, 1).
-        seed: of the order.
-    Returns:
-        the numbers of the first and of the second part, each in rising order.
-    """
-    dice = torch.Generator().manual_seed(seed)
-    known = torch.as_tensor(labels)
-    second = torch.zeros(len(known), dtype=torch.bool)
-    for label in known.unique():
-        own = (known == label).nonzero()[:, 0]
-        count = min(len(own) - 1, max(1, round(share * len(own))))
-        second[own[torch.randperm(len(own), generator=dice)[:count]]] = True
-    return (~second).nonzero()[:, 0], second.nonzero()[:, 0]
 
 
 def digits() -> TensorImages:

@@ -63,9 +63,12 @@ def run(
     Returns:
         what `summary.json` holds: steps, images, seconds, parameters, test_loss [nats] and test_accuracy.
     Raises:
-        ValueError: a folder that holds something else or another run, images that are not those of the run, or a loss
-            that is not finite, after which the last checkpoint stays.
+        ValueError: a folder that holds something else or another run, images that are not those of the run, a period
+            below 1, or a loss that is not finite, after which the last checkpoint stays.
     """
+    for name, period in (("save_every", save_every), ("test_every", test_every)):
+        if period < 1:
+            raise ValueError(f"{name} is {period}; it counts steps, so a whole number >= 1 is needed; try 100")
     _check(folder, config, images)
     trainer = ViTTrainer(config, images, device)
     with sole_writer(folder):
@@ -123,7 +126,7 @@ def load(folder: Path) -> tuple[ViT, tuple[str, ...]]:
     """
     if not (folder / RUN).is_file():
         raise ValueError(f"{folder} holds no run ({RUN} is missing); give the folder of one")
-    about = json.loads((folder / RUN).read_text())
+    about = _begun(folder)
     found, _ = checkpoint.load(folder / CHECKPOINTS)
     if found is None:
         raise ValueError(f"the run in {folder} has saved no step yet; a checkpoint is needed: train it for longer")
@@ -137,6 +140,17 @@ def _identity(config: ViTRun, images: Images) -> dict[str, Any]:
     return {"format": 1, "run": config.to_dict(), "classes": list(images.classes), "images": images.fingerprint()}
 
 
+def _begun(folder: Path) -> dict[str, Any]:
+    """Return what the folder of a run was begun with; refuse a damaged file."""
+    try:
+        about = json.loads((folder / RUN).read_text())
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not {"run", "classes", "images"} <= about.keys():
+        raise ValueError(f"{folder / RUN} is not what a run wrote; restore it from a copy, or choose a new folder")
+    return about
+
+
 def _check(folder: Path, config: ViTRun, images: Images) -> None:
     """Refuse a folder that cannot hold this run."""
     if folder.exists() and not folder.is_dir():
@@ -145,7 +159,7 @@ def _check(folder: Path, config: ViTRun, images: Images) -> None:
         if folder.is_dir() and any(p.name != ".lock" and not is_temporary(p) for p in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run ({RUN} is missing); choose a new folder")
         return
-    old, new = json.loads((folder / RUN).read_text()), json.loads(json.dumps(_identity(config, images)))
+    old, new = _begun(folder), json.loads(json.dumps(_identity(config, images)))
     for name in old["run"]:
         if old["run"][name] != new["run"].get(name):
             raise ValueError(
@@ -167,7 +181,9 @@ def images_of(data: str, size: str, image_size: int | None) -> Images:
     """
     if data in BUILT_IN:
         return BUILT_IN[data]()
-    pixels = image_size or VIT_SIZES[size].get("image_size", 32)
+    pixels = VIT_SIZES[size].get("image_size", 32) if image_size is None else image_size
+    if pixels < 1:
+        raise ValueError(f"images of {pixels} pixels are none; at least 1 is needed; try 32")
     if data.startswith(HUB):
         return hub(data.removeprefix(HUB), pixels)
     return image_folder(Path(data), pixels)
@@ -201,8 +217,9 @@ def config_of(options: argparse.Namespace, images: Images) -> ViTRun:
     """Return the run that a command line asks for."""
     shape = {"image_size": images.image_size, "channels": images.channels, "num_classes": len(images.classes)}
     usual = VIT_SIZES[options.size].get("patch_size", max(1, images.image_size // 4))
+    patch = usual if options.patch_size is None else options.patch_size
     return ViTRun(
-        model=dataclasses.replace(vit_sized(options.size), **shape, patch_size=options.patch_size or usual),
+        model=dataclasses.replace(vit_sized(options.size), **shape, patch_size=patch),
         optimizer=options.optimizer,
         rates=Rates(
             lr=LRS[options.optimizer] if options.lr is None else options.lr,
@@ -236,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{images.train_count:,} images of {len(images.classes)} classes; {config.optimizer} {config.rates}")
         often = {"save_every": options.save_every, "test_every": options.test_every}
         summary = run(config, images, options.out, device=where, on_step=show, say=say, **often)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

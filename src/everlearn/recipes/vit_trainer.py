@@ -31,7 +31,7 @@ class ViTRun:
         batch_size: images per step, >= 1.
         clip: bound on the norm of the whole gradient, or None.
         smoothing: share of the target that all classes divide among them, in [0, 1).
-        seed: of the start, the order, crops and flips.
+        seed: of the start, the order, crops and flips, from 0 to 2^32 - 1.
     Raises:
         ValueError: a number out of its range.
     """
@@ -52,6 +52,8 @@ class ViTRun:
             raise ValueError(f"clip is {self.clip}; it must be a number above 0, or None for no bound; try 1.0")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing is {self.smoothing}; it must lie in [0, 1); 0 is none")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {2**32 - 1}; try 0")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""

@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from everlearn.models import PRESETS, Decoder
+from everlearn.models import Decoder
 from tests.models.hf.small import make, same, tokens
+from tests.tiny import KINDS
 
-EVERY = pytest.mark.parametrize("name", PRESETS)
+EVERY = pytest.mark.parametrize("name", KINDS)
 
 
 @EVERY

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everlearn.models import PRESETS
 from tests.models.hf.small import make, same, tokens
+from tests.tiny import KINDS
 
 
 def counted_gradients(model, ids, **options) -> tuple[dict[str, torch.Tensor], int]:
@@ -19,7 +19,7 @@ def counted_gradients(model, ids, **options) -> tuple[dict[str, torch.Tensor], i
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}, len(calls)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_checkpointing_changes_no_gradient_and_every_parameter_has_one(name):
     model, ids = make(name, torch.float64, window=4).train(), tokens(2, 13)
     mask = torch.ones_like(ids)
@@ -37,7 +37,7 @@ def test_checkpointing_changes_no_gradient_and_every_parameter_has_one(name):
             model.activation_checkpointing_disable()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_plain_loop_learns_a_sentence(name):
     model = make(name).train()
     ids = model.reader().encode("to be or not to be")[None]

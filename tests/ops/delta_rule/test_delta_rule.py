@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from everlearn.ops.delta_rule import chunk, naive
+from tests.pairs import pairs
 
 TOLERANCE = 1e-10  # float64: at most 100 tokens, each a few roundings of 1e-16
 NAMES = ("q", "k", "v", "eta", "log_alpha", "state")
@@ -43,11 +44,10 @@ def value_and_grad(op, args, **options):
     return y, state, dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-@pytest.mark.parametrize("length", [1, 7, 64, 100])
-@pytest.mark.parametrize("after", [True, False], ids=["read_after", "read_before"])
-@pytest.mark.parametrize("gates", ["mixed", "open", "closed"])
-@pytest.mark.parametrize("state", [True, False], ids=["state", "fresh"])
-@DECAY
+@pytest.mark.parametrize(
+    ("length", "gates", "after", "state", "decay_first"),
+    pairs([1, 7, 64, 100], ["mixed", "open", "closed"], *[[True, False]] * 3),
+)
 def test_blocks_equal_the_recurrence_values_and_gradients(length, after, gates, state, decay_first):
     args = draw(length=length, gates=gates, state=state)
     options = {"read_after_write": after, "decay_first": decay_first}
@@ -59,7 +59,7 @@ def test_blocks_equal_the_recurrence_values_and_gradients(length, after, gates, 
         assert torch.allclose(got[2][name], want[2][name], rtol=TOLERANCE, atol=TOLERANCE), name
 
 
-@pytest.mark.parametrize("block_size", [*range(1, 65, 7), 2, 3, 16, 63, 64, 1000])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 8, 16, 29, 63, 64, 1000])
 @DECAY
 def test_block_size_changes_no_result(block_size, decay_first):
     args = draw(length=64)

@@ -9,6 +9,7 @@ from self_modifying_fixture import TENSORS, draw, gradients, results, run, worst
 from everlearn.ops.self_modifying import DOT, L2, SelfModifyingRule, fresh_state
 from everlearn.ops.self_modifying.chunk import self_modifying
 from everlearn.ops.self_modifying.naive import self_modifying as literal
+from tests.pairs import pairs
 
 TOLERANCE = 1e-10  # float64, of each tensor's largest number: some hundred dependent roundings of 1e-16
 KINDS = pytest.mark.parametrize("hidden", [0, 5], ids=["matrix", "mlp"])
@@ -53,10 +54,7 @@ def agree(leaves, rule, mask=None):
     assert worst(got_grads, want_grads) < TOLERANCE
 
 
-@KINDS
-@pytest.mark.parametrize("anchor", [False, True], ids=["zero", "anchor"])
-@pytest.mark.parametrize("count", [5, 6], ids=["five", "six"])
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("options", "hidden", "count", "anchor"), pairs(list(OPTIONS), [0, 5], [5, 6], [False, True]))
 def test_chunks_equal_the_recurrence_for_every_option(options, count, anchor, hidden):
     rule = rule_for(hidden, options)
     leaves = gentle(draw(rows=1, length=11, hidden=hidden, count=count, anchor=anchor), rule)
@@ -64,9 +62,7 @@ def test_chunks_equal_the_recurrence_for_every_option(options, count, anchor, hi
 
 
 @KINDS
-@pytest.mark.parametrize(
-    ("chunk_size", "length"), [(1, 7), (2, 7), (3, 10), (7, 20), (16, 40), (63, 64), (64, 64), (64, 70)]
-)
+@pytest.mark.parametrize(("chunk_size", "length"), [(1, 7), (2, 7), (3, 10), (16, 40), (63, 64), (64, 64)])
 def test_chunks_of_any_size_equal_the_recurrence(chunk_size, length, hidden):
     agree(draw(rows=1, length=length, heads=1, hidden=hidden), rule_for(hidden, chunk_size=chunk_size))
 
@@ -100,8 +96,10 @@ def test_open_and_closed_gates_equal_the_recurrence(bias, hidden):
 
 
 @KINDS
-@pytest.mark.parametrize("options", ["default", "momentum", "longer_others", "shorter_others"])
-@pytest.mark.parametrize("chunk_size", [1, 4])
+@pytest.mark.parametrize(
+    ("options", "chunk_size"),
+    [("default", 4), ("default", 1), ("momentum", 4), ("longer_others", 4), ("shorter_others", 4), ("momentum", 1)],
+)
 def test_ragged_rows_equal_the_recurrence(options, hidden, chunk_size):
     chunk_size = 1 if OPTIONS[options].get("others_chunk_size", 1) % chunk_size else chunk_size
     rule = rule_for(hidden, options, chunk_size=chunk_size)

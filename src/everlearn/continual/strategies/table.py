@@ -163,6 +163,10 @@ CMS_UNITS_GRID = grid(eta=[3e-4, 1e-3, 3e-3], ridge=[30.0, 100.0], units=[256])
 
 TABLE: dict[str, Row] = {
     "fine_tune": Row(lambda s, d, c, seed: FineTune(as_features, _head(s, d, c, seed), c, _sgd(s)), HEADS),
+    "fine_tune_mlp": Row(
+        lambda s, d, c, seed: FineTune(as_features, _head(s, d, c, seed), c, _sgd(s)),
+        grid(hidden=[256], lr=[1e-3, 3e-3, 1e-2, 3e-2]),
+    ),
     "fine_tune_masked": Row(
         lambda s, d, c, seed: FineTune(as_features, _head(s, d, c, seed), c, _sgd(s), loss_over_batch), HEADS
     ),

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from everlearn.continual.features import RandomReLU
+from everlearn.continual.image_sets import ImageSet
 from everlearn.continual.stream_kinds import epochs, repeats, returning, typos, uneven, wrong_labels
 from everlearn.continual.streams import Split, Stream, class_incremental, digits, grouped
 from everlearn.continual.text_sets import TEXT_SETS, Rows, TextSet, clinc_mixed
 
 Encode = Callable[[Sequence[str]], Tensor]
+EncodeImages = Callable[[Sequence[Path]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Scenario:
         per_experience: classes of an experience.
         batch_size: records that are learned at a time.
         domains: classes of each domain, or () where there are none.
-        leaked: places in `test` whose text is learned as well.
+        leaked: places in `test` whose text or image is learned as well.
     """
 
     name: str
@@ -47,6 +49,19 @@ class Scenario:
     def dim(self) -> int:
         """Return the length of a feature vector."""
         return self.train.x.shape[1]
+
+    def dealt(self, per_experience: int) -> Scenario:
+        """Return the scenario with another number of classes in an experience.
+
+        Raises:
+            ValueError: fewer than one, or more than there are.
+        """
+        if not 1 <= per_experience <= len(self.labels):
+            raise ValueError(
+                f"{per_experience} classes at a time cannot be dealt from the {len(self.labels)} of {self.name}; "
+                f"give 1 to {len(self.labels)}"
+            )
+        return replace(self, per_experience=per_experience)
 
     def for_choosing(self) -> Scenario:
         """Return the scenario whose test records are the validation records: settings are chosen on it.
@@ -93,7 +108,7 @@ STREAMS: dict[str, Callable[[Scenario, int], Stream]] = {
     "domains": domains,
     "single": single,
     "joint": joint,
-    "uneven": lambda scenario, seed: uneven(scenario.train, scenario.test, 7, seed),
+    "uneven": lambda scenario, seed: uneven(scenario.train, scenario.test, min(7, len(scenario.labels)), seed),
     "returning": lambda scenario, seed: returning(tasks(scenario, seed), 0.3, seed),
     "repeats": lambda scenario, seed: repeats(tasks(scenario, seed), 0.3, seed),
     "wrong-10": lambda scenario, seed: wrong_labels(tasks(scenario, seed), 0.1, seed),
@@ -117,6 +132,7 @@ SCENARIOS = {
     "dbpedia": Shape(10, 10),
     "digits": Shape(2, 4),
 }
+IMAGE_BATCH = 10  # images of a folder that are learned at a time
 
 
 def load(name: str, source: Path | None, encode: Encode | None, *, misspelt: float = 0.0, seed: int = 0) -> Scenario:
@@ -153,6 +169,27 @@ def _digits() -> Scenario:
     train, validation, test = (Split(features(part.x), part.y) for part in digits())
     names = tuple(str(c) for c in range(10))
     return Scenario("digits", names, train, validation, test, shape.per_experience, shape.batch_size)
+
+
+def encoded_images(images: ImageSet, encode: EncodeImages) -> Scenario:
+    """Return the images of a folder as a scenario: a fifth of the classes at a time, and at least one.
+
+    Args:
+        images: what `image_folder` found.
+        encode: image files -> features.
+    Raises:
+        ValueError: a file that is no image.
+    """
+    place = {label: c for c, label in enumerate(images.labels)}
+
+    def split(rows: Sequence[tuple[Path, str]]) -> Split:
+        labels = torch.tensor([place[label] for _, label in rows], dtype=torch.long)
+        return Split(encode([file for file, _ in rows]), labels)
+
+    train, validation, test = (split(rows) for rows in (images.train, images.validation, images.test))
+    at_a_time = max(1, round(len(place) / 5))
+    leaked = images.leaked()
+    return Scenario(images.name, images.labels, train, validation, test, at_a_time, IMAGE_BATCH, leaked=leaked)
 
 
 def encoded(name: str, texts: TextSet, encode: Encode, *, misspelt: float = 0.0, seed: int = 0) -> Scenario:

@@ -1,10 +1,9 @@
-"""Rows of several seeds as a table, and as a picture of what is kept of the first task."""
+"""Rows of several seeds as a table."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -18,7 +17,7 @@ def markdown(rows: Mapping[str, Sequence[Row]], floors: Sequence[Row]) -> str:
         floors: what `protocol.floor` returned for the same seeds; excess is forgetting less the floor's.
     """
     heads = ["strategy", "final", "macro", "average", "forgetting", "excess", "plasticity"]
-    heads += ["first task kept", "state", "records kept", "boundaries", "learning"]
+    heads += ["first task kept", "state", "learning", "needs"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name, found in rows.items():
         pairs = list(zip(found, floors, strict=False))
@@ -29,17 +28,31 @@ def markdown(rows: Mapping[str, Sequence[Row]], floors: Sequence[Row]) -> str:
             percent([row["plasticity"] for row in found]),
             percent([row["task_a"][-1] for row in found]),
             size(max(row["bytes"][-1] for row in found)),
-            "yes" if found[0]["stores_records"] else "no",
-            "told" if found[0]["needs_boundaries"] else "no",
             f"{statistics.mean(row['seconds'][-1] for row in found):.1f} s",
+            needs(found[0]),
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if floors:
         low = [percent([row[key] for row in floors]) for key in ("final", "final_macro", "average_incremental")]
         low += [percent([row["forgetting"] for row in floors]), "0", percent([row["plasticity"] for row in floors])]
-        low += [percent([row["task_a"][-1] for row in floors]), "", "", "", ""]
+        low += [percent([row["task_a"][-1] for row in floors]), "", "", "all records"]
         lines.append("| *joint probe, trained anew each time* | " + " | ".join(low) + " |")
     return "\n".join(lines)
+
+
+def needs(row: Row) -> str:
+    """Write what a strategy asks for beyond the stream: kept records, boundaries of tasks, the domain of each question.
+
+    Example:
+        >>> needs({"stores_records": True, "needs_boundaries": True, "needs_oracle": False})
+        'records, boundaries'
+    """
+    asked = {
+        "records": row["stores_records"],
+        "boundaries": row["needs_boundaries"],
+        "each test record's domain": row["needs_oracle"],
+    }
+    return ", ".join(what for what, asks in asked.items() if asks) or "nothing"
 
 
 def percent(values: Sequence[float]) -> str:
@@ -51,21 +64,3 @@ def percent(values: Sequence[float]) -> str:
 def size(count: int) -> str:
     """Write a number of bytes."""
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:,.0f} KB"
-
-
-def picture(rows: Mapping[str, Sequence[Row]], path: Path, title: str) -> None:
-    """Draw the accuracy on the first task's classes after each experience, mean over seeds, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for name, found in rows.items():
-        means = [100 * statistics.mean(values) for values in zip(*(row["task_a"] for row in found), strict=True)]
-        axes.plot(range(1, len(means) + 1), means, marker="o", markersize=3, label=name)
-    axes.set(title=title, xlabel="experiences learned", ylabel="accuracy on the first one's classes, %", ylim=(0, 101))
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
