@@ -16,6 +16,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -46,34 +47,50 @@ def main() -> None:
     torch.set_num_threads(1)
     name = f"encoder-{options.set}-{HFEncoder(options.encoder).settings()['sha256'][:8]}"
     texts = cache(lambda: read(options.set, options.data, options.encoder))
-    rows = {key: measured(name, key, texts, options.seeds) for key in options.ways}
-    if "frozen" in rows and options.seeds:
-        text = tables.put(PAGE.read_text(), f"encoder {options.set}", lambda: table(rows))
+    found = {key: measured(name, key, texts, options.seeds) for key in options.ways}
+    if "frozen" in found:
+        text = tables.put(PAGE.read_text(), f"encoder {options.set}", lambda: table(found))
         atomic_write(PAGE, text.encode(), private=False)
         print(f"wrote {PAGE}")
 
 
-def measured(name: str, key: str, texts: Callable[[], Texts], seeds: Sequence[int]) -> list[Row]:
-    """Choose the step size of a way, and return what it does with it, a row for each seed, and what was tried."""
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one way.
+
+    Args:
+        tried: (step size, score on validation records) of each candidate.
+        rows: what the best did with the test records, one for each seed.
+        where: commit and machine of the latest.
+    """
+
+    tried: list[tuple[float, float]]
+    rows: list[Row]
+    where: dict[str, str]
+
+    @property
+    def eta(self) -> float:
+        """Return the best step size; among equals the first, which is the smallest."""
+        return max(self.tried, key=lambda one: one[1])[0]
+
+
+def measured(name: str, key: str, texts: Callable[[], Texts], seeds: Sequence[int]) -> Measured:
+    """Choose the step size of a way on validation records, and measure it on the test records of each seed."""
     way = WAYS[key]
     sizes = row(f"{name}-shrinkage", lambda: search_shrinkage(texts()))["scores"]
     shrinkage = max(sizes, key=lambda found: found[1])[0]
-    tried = [
+    searched = [
         row(f"{name}-{key}-search-{eta:g}", partial(lambda eta: search(way, texts(), eta, shrinkage, SEARCH_SEED), eta))
         for eta in way.etas
     ]
-    # among equals the first, which is the smallest
-    eta = max(tried, key=lambda one: one["score"])["eta"]
-    print(key, *(f"{one['eta']:g}: {100 * one['score']:.1f}" for one in tried), flush=True)
-    about = {"eta": eta, "shrinkage": shrinkage, "tried": [[one["eta"], one["score"]] for one in tried]}
-    return [
-        row(
-            f"{name}-{key}-{eta:g}-{seed}",
-            partial(lambda seed: measure(way, texts(), eta, shrinkage, seed, refresh=seed == 0), seed),
-        )
-        | about
-        for seed in seeds
-    ]
+    found = Measured([(one["eta"], one["score"]) for one in searched], [], searched[-1]["where"])
+    print(key, *(f"{eta:g}: {100 * score:.1f}" for eta, score in found.tried), flush=True)
+
+    def test(seed: int) -> Row:
+        return measure(way, texts(), found.eta, shrinkage, seed, refresh=seed == 0)
+
+    rows = [row(f"{name}-{key}-{found.eta:g}-{seed}", partial(test, seed)) for seed in seeds]
+    return Measured(found.tried, rows, rows[-1]["where"] if rows else found.where)
 
 
 def read(name: str, folder: Path, encoder: str) -> Texts:
@@ -91,56 +108,55 @@ def read(name: str, folder: Path, encoder: str) -> Texts:
     return Texts(scenario, blocks, features)
 
 
-def table(rows: dict[str, list[Row]]) -> str:
-    """One line for each way: mean and spread over the seeds, in percent."""
-    lines = [
-        "| encoder | step: validation | test, all classes | by class | first classes after the first and the last "
-        "experience | the same, sums refreshed | features turned | state | learning |",
-        "|---" * 9 + "|",
-    ]
-    lines += [line_of(way, rows[key]) for key, way in WAYS.items() if key in rows]
-    frozen = statistics.mean(one["final"] for one in rows["frozen"])
-    gains = ", ".join(
-        f"{way.title} {percent([one['final'] - frozen for one in rows[key]], '+')}"
-        for key, way in WAYS.items()
-        if key != "frozen" and key in rows
+def table(found: dict[str, Measured]) -> str:
+    """One line for each way: mean and spread over the seeds, in percent; blank where only step sizes were searched."""
+    heads = (
+        "encoder",
+        "step: validation",
+        "orders",
+        "test, all classes",
+        "against frozen",
+        "first classes after the first and the last experience",
+        "all classes, sums refreshed",
+        "features turned",
+        "state",
+        "learning",
     )
-    return "\n".join([*lines, "", f"Against the frozen encoder: {gains}. {stamp(rows)}"])
+    frozen = found["frozen"].rows
+    lines = [line_of(WAYS[key], found[key], frozen) for key in WAYS if key in found]
+    command = "encoder_levels.py --data FOLDER --encoder all-MiniLM-L6-v2"
+    stamp = tables.stamp({"where": list(found.values())[-1].where}).replace("results.py", command)
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines, "", stamp])
 
 
-def line_of(way: Way, kept: list[Row]) -> str:
+def line_of(way: Way, found: Measured, frozen: list[Row]) -> str:
     """Return one line of the table."""
-    tried = ", ".join(
-        f"**{eta:g}: {100 * score:.1f}**" if eta == kept[0]["eta"] else f"{eta:g}: {100 * score:.1f}"
-        for eta, score in kept[0]["tried"]
-    )
-    firsts, lasts = ([one["task_a"][at] for one in kept if len(one["task_a"]) > 1] for at in (0, -1))
-    refreshed = [one["refreshed"] for one in kept if "refreshed" in one and not way.rewrites]
+    kept = found.rows
+    tried = [
+        f"**{eta:g}**: {100 * got:.1f}" if eta == found.eta else f"{eta:g}: {100 * got:.1f}" for eta, got in found.tried
+    ]
+    ends = [[one["task_a"][at] for one in kept if len(one["task_a"]) > 1] for at in (0, -1)]
+    # the same order of classes on both sides
+    gains = [one["final"] - still["final"] for one, still in zip(kept, frozen, strict=False)]
     turned = [math.degrees(math.acos(min(one["turned"], 1.0))) for one in kept if "turned" in one]
     cells = [
         way.title,
-        tried,
+        ", ".join(tried),
+        str(len(kept)),
         percent([one["final"] for one in kept]),
-        percent([one["macro"] for one in kept]),
-        f"{percent(firsts)}, {percent(lasts)}" if firsts else "",
-        percent(refreshed) if refreshed else "",
-        f"{statistics.mean(turned):.0f}°" if turned else "",
-        f"{statistics.mean(one['bytes'] for one in kept) / 1e6:.0f} MB",
-        f"{statistics.mean(one['learning'] for one in kept):.0f} s",
+        percent(gains, "+") if kept is not frozen else "",
+        ", ".join(percent(end) for end in ends if end),
+        percent([one["refreshed"] for one in kept if "refreshed" in one]),
+        f"{statistics.mean(turned):.1f}°" if turned else "",
+        f"{statistics.mean(one['bytes'] for one in kept) / 1e6:.0f} MB" if kept else "",
+        f"{statistics.mean(one['learning'] for one in kept):.0f} s" if kept else "",
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def percent(values: list[float], sign: str = "") -> str:
-    """Write a mean in percent, and its spread where values differ."""
-    return tables.over([100 * value for value in values], 1, sign)
-
-
-def stamp(rows: dict[str, list[Row]]) -> str:
-    """Say how, where and when it was measured."""
-    seeds = len(rows["frozen"])
-    command = "encoder_levels.py --data FOLDER --encoder all-MiniLM-L6-v2"
-    return f"{seeds} seeds. {tables.stamp(rows['frozen'][-1]).replace('results.py', command)}"
+    """Write a mean in percent, and its spread where values differ; nothing for none."""
+    return tables.over([100 * value for value in values], 1, sign) if values else ""
 
 
 if __name__ == "__main__":

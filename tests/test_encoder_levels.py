@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import encoder_levels
 import prompts
+from encoder_levels import Measured
 from encoder_ways import PACES, WAYS, Texts, answer, every_record, learn, measure, score, search, thinned
 
 from everlearn.continual.strategies.in_context import InContext
@@ -104,15 +105,26 @@ def test_settings_are_searched_on_a_share_of_each_class_and_on_validation_record
 
 
 def test_the_table_of_encoders_says_what_two_rows_say():
-    row = {"eta": 0.01, "tried": [[0.01, 0.9], [0.1, 0.8]], "macro": 0.5, "bytes": 2e6, "learning": 7.0, "where": WHERE}
+    row = {"macro": 0.5, "bytes": 2e6, "learning": 7.0}
     pair = [row | {"final": 0.8, "task_a": [0.9, 0.7]}, row | {"final": 0.9, "task_a": [0.8, 0.6]}]
-    made = dict.fromkeys(WAYS, pair)
-    made["levels"] = [one | {"turned": 0.5, "refreshed": 0.91} for one in pair]
-    made["joint"] = [row | {"final": 0.95, "task_a": [0.95]}] * 2
-    text = encoder_levels.table(made)
-    cells = "**0.01: 90.0**, 0.1: 80.0 | 85.0 ± 7.1 | 50.0 | 85.0 ± 7.1, 65.0 ± 7.1 | 91.0 | 60° | 2 MB | 7 s"
-    assert f"| levels every 1, 4, 16 batches, LDA | {cells} |" in text
-    assert "bound: all classes shuffled, LDA on what became of them +10.0" in text and "2 seeds" in text
+    better = [one | {"final": one["final"] + gain, "turned": 0.5} for one, gain in zip(pair, (0.02, 0.04), strict=True)]
+    better[0]["refreshed"] = 0.91
+    tried = [(0.003, 0.7), (0.01, 0.9), (0.1, 0.9)]
+    made = {
+        "frozen": Measured([(0.0, 0.85)], pair, WHERE),
+        "levels": Measured(tried, better, WHERE),
+        "joint": Measured(tried, [], WHERE),
+    }
+    lines = encoder_levels.table(made).splitlines()
+    assert lines[2] == (
+        "| encoder frozen, streaming LDA | **0**: 85.0 | 2 | 85.0 ± 7.1 |  "
+        "| 85.0 ± 7.1, 65.0 ± 7.1 |  |  | 2 MB | 7 s |"
+    )
+    assert lines[3] == (
+        "| levels every 1, 4, 16 batches, LDA | 0.003: 70.0, **0.01**: 90.0, 0.1: 90.0 | 2 | 88.0 ± 8.5 | +3.0 ± 1.4 "
+        "| 85.0 ± 7.1, 65.0 ± 7.1 | 91.0 | 60.0° | 2 MB | 7 s |"
+    )
+    assert lines[4].endswith("0.1: 90.0 | 0 |  |  |  |  |  |  |  |") and "commit abc" in lines[-1]
 
 
 class Pick:
@@ -129,8 +141,8 @@ class Pick:
 
 def numbers():
     x = torch.arange(8)
-    y = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
-    features = torch.tensor([[0.0], [0.1], [1.0], [1.1], [0.2], [0.9], [0.8], [1.2]])
+    y = torch.tensor([0, 0, 1, 1, 0, 1, 1, 1])
+    features = torch.tensor([[0.0], [0.1], [1.0], [1.1], [0.2], [0.52], [0.8], [1.2]])
     stream = class_incremental(Split(x[:4], y[:4]), Split(x[4:], y[4:]), 2, 0)
     return prompts.Texts(stream, tuple("abcdefgh"), features, ("longest", "short"))
 
@@ -138,18 +150,20 @@ def numbers():
 def test_prompts_are_asked_what_a_vote_is_and_a_random_label_is_counted_out():
     texts = numbers()
     found = prompts.measure(texts, Pick(), 3)
-    # the nearest three of records 4 to 7: 0 1 2, 2 3 1, 2 3 1, 3 2 1; both labels in each; the longest name wins
-    assert (
-        found["prompts"] == [0.5] and found["vote"] == [0.75] and found["random"] == [0.5] and found["shown"] == [1.0]
-    )
-    assert found["labels"] == [2.0] and found["unlike"] == [[0.5, 0.75, 4]] and found["classes"] == [2]
+    # the nearest three of records 4 to 7: 1 0 2, 1 2 0, 2 3 1, 3 2 1; both labels in each; the longest name wins
+    assert found["prompts"] == [0.25] and found["vote"] == [0.75]
+    assert found["random"] == [0.5] and found["shown"] == [1.0]
+    assert found["labels"] == [2.0] and found["unlike"] == [[0.25, 0.75, 4]] and found["classes"] == [2]
+    # the nearest two have both labels for record 5 alone, and then the first class wins both ways
+    two = prompts.measure(texts, Pick(), 2)
+    assert two["prompts"] == two["vote"] == [0.75] and two["unlike"] == [[0.0, 0.0, 1]] and two["random"] == [0.875]
     assert prompts.measure(texts, Pick(), 1)["unlike"] == [[0]]
 
 
 def test_as_many_texts_of_each_class_are_asked():
     texts = numbers()
     (experience,) = texts.stream.experiences
-    assert prompts.asked(texts.stream.test, [experience]).y.sort().values.tolist() == [0, 0, 1, 1]
+    assert prompts.asked(texts.stream.test, [experience]).y.sort().values.tolist() == [0, 1, 1, 1]
     test = Split(torch.arange(500), torch.arange(500) % 2)
     some = prompts.asked(test, [experience])
     assert len(some.y) == prompts.ASKED and torch.bincount(some.y).tolist() == [100, 100]
