@@ -53,7 +53,14 @@ def interrupt_at(step):
     return on_step
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    # one with slots, one that captures inputs, one with a slow memory; tests/optim resumes every one of them
+    "name",
+    [
+        name if name in ("adamw", "dgd_adamw", "m3") else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ],
+)
 def test_every_optimizer_of_the_table_goes_on_bit_for_bit(name, tmp_path):
     """Stopped twice, between two checkpoints and right after one, also between refreshes of a slow memory."""
     whole = vit.run(config(name, 14), IMAGES, tmp_path / "whole", save_every=3, test_every=5)
