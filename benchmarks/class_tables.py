@@ -18,7 +18,7 @@ from typing import Any
 from rows import ROOT, where
 from tables import put
 
-from everlearn.evals.class_incremental import economics, markdown
+from everlearn.evals.class_incremental import economics, markdown, pictures
 from everlearn.evals.class_incremental.tables import needs, percent
 from everlearn.memory.files import atomic_write
 
@@ -43,7 +43,12 @@ def main() -> None:
     if options.streams:
         written["classes-streams"] = streams([read(file) for file in options.streams])
     if options.economics:
-        written["classes-economics"] = costs(read(options.economics))
+        document = read(options.economics)
+        written["classes-economics"] = costs(document)
+        # ten curves share a picture, and RanPAC's is that of KLDA
+        drawn = {name: rows for name, rows in document["rows"].items() if name != "ranpac"}
+        title = f"{document['scenario']}, {document['seeds']} orders"
+        pictures.costs(drawn, ROOT / "docs" / "classes_economics.png", title)
     text = PAGE.read_text()
     for mark, table in written.items():
         text = put(text, mark, lambda table=table: table)
@@ -101,7 +106,7 @@ def first_domain(document: Document) -> str:
         falls = ", ".join(f"{100 * (row['task_a'][0] - row['task_a'][2]):+.1f}" for row in rows)
         last = [percent([row["task_a"][-1] for row in rows]), percent([row["final"] for row in rows])]
         lines.append([name, *after, falls, *last, needs(rows[0]) if "needs_oracle" in rows[0] else "all records"])
-    return "\n".join([*drawn(lines), "", told(document)])
+    return "\n".join([*as_lines(lines), "", told(document)])
 
 
 def streams(documents: Sequence[Document]) -> str:
@@ -110,7 +115,7 @@ def streams(documents: Sequence[Document]) -> str:
     lines = [["strategy", *(document["stream"] for document in documents)], ["---"] * (1 + len(documents))]
     lines += [[name, *(cell(document["rows"][name]) for document in documents)] for name in names]
     lines.append(["*joint probe*", *(cell(document["floor"]) for document in documents)])
-    return "\n".join([*drawn(lines), "", told(documents[0])])
+    return "\n".join([*as_lines(lines), "", told(documents[0])])
 
 
 def cell(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -124,7 +129,7 @@ def costs(document: Document) -> str:
     return f"{economics.markdown(document['rows'], found['reference'], found['margin'])}\n\n{told(document)}"
 
 
-def drawn(lines: Sequence[Sequence[str]]) -> list[str]:
+def as_lines(lines: Sequence[Sequence[str]]) -> list[str]:
     """Write the lines of a table."""
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -76,7 +76,7 @@ def _together(sides: Sequence[tuple[Mapping[str, Curve], str, bool]], path: Path
     for axes, (curves, across, log) in zip(every[0], sides, strict=True):
         for name, (x, y) in curves.items():
             axes.plot(x, y, marker="o", markersize=3, label=name)
-        axes.set(xlabel=across, ylim=(0, 101), xscale="log" if log else "linear")
+        axes.set(xlabel=across, ylim=(_bottom(curves), 101), xscale="log" if log else "linear")
         axes.spines[["top", "right"]].set_visible(False)
     every[0][0].set_ylabel(upwards)
     figure.suptitle(title)
@@ -107,7 +107,7 @@ def _one_panel_each(
             axes.plot(*other, color="0.87", linewidth=0.6)
         axes.plot(x, y, color="C0", marker="o", markersize=2.5)
         axes.set_title(f"{name}\n{ends[name]}", fontsize="small")
-        axes.set(ylim=(0, 101), xscale="log" if log else "linear")
+        axes.set(ylim=(_bottom(curves), 101), xscale="log" if log else "linear")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(curves) :]:
         axes.set_axis_off()
@@ -118,6 +118,11 @@ def _one_panel_each(
     figure.supylabel(upwards)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _bottom(curves: Mapping[str, Curve]) -> int:
+    """Return where the axis of percents begins: a ten below all curves."""
+    return max(0, 10 * math.floor(min(min(values) for _, values in curves.values()) / 10 - 0.5))
 
 
 def _pyplot() -> Any:
