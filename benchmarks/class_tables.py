@@ -112,10 +112,16 @@ def first_domain(document: Document) -> str:
 def streams(documents: Sequence[Document]) -> str:
     """Write the accuracy on all classes at the end of every stream."""
     names = list(documents[0]["rows"])
-    lines = [["strategy", *(document["stream"] for document in documents)], ["---"] * (1 + len(documents))]
+    lines = [["strategy", *map(heading, documents)], ["---"] * (1 + len(documents))]
     lines += [[name, *(cell(document["rows"][name]) for document in documents)] for name in names]
     lines.append(["*joint probe*", *(cell(document["floor"]) for document in documents)])
     return "\n".join([*as_lines(lines), "", told(documents[0])])
+
+
+def heading(document: Document) -> str:
+    """Write what is done to a stream."""
+    share = document.get("misspelt", 0.0)
+    return f"{document['stream']}, {share:.0%} misspelt" if share else str(document["stream"])
 
 
 def cell(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -92,6 +92,7 @@ def _measure(
     return {
         "scenario": scenario.name,
         "stream": options.stream,
+        "misspelt": options.misspelt,
         "seeds": seeds,
         "per_experience": scenario.per_experience,
         "chosen": {name: dict(settings) for name, settings in chosen.items()},
