@@ -30,6 +30,7 @@ def main() -> None:
     """Write the tables of the files that were given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", type=Path, default=[], help="one table for each data set")
+    parser.add_argument("--rest", type=Path, help="strategies that stand in no other table")
     parser.add_argument("--domains", type=Path, help="of --stream domains: what is kept of the first domain")
     parser.add_argument("--streams", nargs="+", type=Path, default=[], help="of one data set: one column for each")
     parser.add_argument("--economics", type=Path, help="what accuracy costs")
@@ -38,6 +39,8 @@ def main() -> None:
     for file in options.tasks:
         document = read(file)
         written[f"classes-{document['scenario'].lower()}"] = accuracies(document)
+    if options.rest:
+        written["classes-rest"] = accuracies(read(options.rest))
     if options.domains:
         written["classes-domains"] = first_domain(read(options.domains))
     if options.streams:
@@ -142,10 +145,11 @@ def as_lines(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def told(document: Document) -> str:
     """Say how many orders there were, and where the table was made."""
-    at = where()
+    at, seeds = where(), document["seeds"]
+    orders = f"{seeds} order{'s' if seeds > 1 else ''}"
     return (
-        f"{document['scenario']}, {document['seeds']} orders. `everlearn bench`, written at commit {at['commit']}, "
-        f"{at['machine']}, torch {at['torch']}, {at['date']}."
+        f"{document['scenario']}, {orders}. `everlearn bench`, written at commit {at['commit']}, {at['machine']}, "
+        f"torch {at['torch']}, {at['date']}."
     )
 
 
